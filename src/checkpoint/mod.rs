@@ -27,4 +27,5 @@ pub use recovery::{NewestCommitted, Recovery, RecoveryRefusal, recover};
 pub use retrying::{Retrying, Selection};
 pub use submissions::{
     BatchApiLimits, ClosedSubmissions, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
+    UnloadedBatch,
 };

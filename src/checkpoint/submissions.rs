@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::checksummed_file::{ChecksummedFile, ChecksummedFileKind};
 use super::error::CheckpointError;
 use super::machine::MachineId;
-use crate::ident::{AppId, BatchId, Lineage, RunId, Spend, SubmissionId, SubmittedSpend};
+use super::plan::PlannedBatch;
+use crate::ident::{AppId, BatchId, Fingerprint, Lineage, RunId, Spend, SubmissionId, SubmittedSpend};
 use crate::store::{Folder, Location};
 use crate::wire::{BatchUsage, RequestCounts};
 
@@ -35,9 +36,23 @@ pub struct Submissions {
     pub closed: ClosedSubmissions,
     /// The others, oldest first.
     pub open: Vec<Submission>,
+    /// Batches whose rows all had outcomes or waited for submissions when the last run ended.
+    #[serde(default)]
+    pub unloaded: BTreeMap<BatchId, UnloadedBatch>,
     /// What is known of the providers' Batch APIs, by name.
     #[serde(default)]
     pub limits: BTreeMap<String, BatchApiLimits>,
+}
+
+/// A batch that need not be read before a submission comes back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnloadedBatch {
+    /// Digest of its content.
+    pub plan: String,
+    /// Fingerprint of what the job's steps ask.
+    pub steps: String,
+    /// The submissions that its rows wait for.
+    pub submissions: BTreeSet<SubmissionId>,
 }
 
 /// What was learned of a provider's Batch API.
@@ -98,6 +113,9 @@ pub struct Submission {
     pub files: Vec<String>,
     /// Number of its requests by the batch of their rows.
     pub batches: BTreeMap<BatchId, u64>,
+    /// The batches with rows that take the answer to one of its requests.
+    #[serde(default)]
+    pub follower_batches: BTreeSet<BatchId>,
     /// Number of its requests.
     pub lines: u64,
     /// Size of its file.
@@ -233,6 +251,18 @@ impl SubmissionState {
 }
 
 impl Submission {
+    /// Whether rows of a batch wait for it.
+    #[must_use]
+    pub fn has_rows_of(&self, batch: BatchId) -> bool {
+        self.batches.contains_key(&batch) || self.follower_batches.contains(&batch)
+    }
+
+    /// The batches with rows that wait for it.
+    #[must_use]
+    pub fn all_batches(&self) -> BTreeSet<BatchId> {
+        self.batches.keys().chain(&self.follower_batches).copied().collect()
+    }
+
     /// What counts as spent for it: what it cost, or may cost at most while that is not known.
     #[must_use]
     pub fn counts_as(&self) -> Spend {
@@ -252,6 +282,7 @@ impl Submissions {
             app_id,
             closed: ClosedSubmissions::default(),
             open: Vec::new(),
+            unloaded: BTreeMap::new(),
             limits: BTreeMap::new(),
         }
     }
@@ -265,6 +296,28 @@ impl Submissions {
     /// Returns the submission with this id, to be changed.
     pub fn get_mut(&mut self, id: SubmissionId) -> Option<&mut Submission> {
         self.open.iter_mut().find(|submission| submission.id == id)
+    }
+
+    /// The submissions that a batch waits for.
+    #[must_use]
+    pub fn awaited_by(&self, batch: BatchId) -> BTreeSet<SubmissionId> {
+        let is_awaited = |own: &&Submission| own.state.may_bring_answers() && own.has_rows_of(batch);
+        self.open.iter().filter(is_awaited).map(|submission| submission.id).collect()
+    }
+
+    /// The batches, of those planned, that need not be read: nothing that they wait for has come back since a run with
+    /// the same `steps` left them.
+    #[must_use]
+    pub fn still_unloaded(&self, planned: &[PlannedBatch], steps: Fingerprint) -> BTreeSet<BatchId> {
+        let waits = |plan: &&PlannedBatch| {
+            self.unloaded.get(&plan.id).is_some_and(|left| {
+                left.plan == plan.digest().to_string()
+                    && left.steps == steps.to_string()
+                    && !left.submissions.is_empty()
+                    && left.submissions == self.awaited_by(plan.id)
+            })
+        };
+        planned.iter().filter(waits).map(|plan| plan.id).collect()
     }
 
     /// The number of the next submission.
@@ -299,7 +352,7 @@ impl Submissions {
             let lineage = submission.lineage;
             submission.provider == provider
                 && !submission.state.is_open()
-                && submission.batches.keys().all(|batch| is_committed(lineage, *batch))
+                && submission.all_batches().iter().all(|batch| is_committed(lineage, *batch))
         };
         let done: Vec<Submission> = self.open.extract_if(.., is_done).collect();
         for submission in &done {

@@ -8,8 +8,14 @@ use crate::config::{Params, StepSpec};
 use crate::decode::Content;
 use crate::executor::Request;
 use crate::fault::{Class, Failure};
+use crate::ident::Fingerprint;
 use crate::prompt::Prompt;
 use crate::rows::OutputColumns;
+
+/// Returns the fingerprint of what steps ask.
+pub(crate) fn asked_by(steps: &[CompiledStep]) -> Fingerprint {
+    Fingerprint::of(steps.iter().flat_map(|step| [step.output.as_bytes(), step.template.as_bytes()]))
+}
 
 /// A step whose templates and conditions are compiled.
 #[derive(Debug)]

@@ -13,9 +13,8 @@ use super::judgement::{Judged, PriorState, ResultOrigin};
 use super::probation::WithheldRefusal;
 use super::replies::shared_record;
 use super::sharing::{self, SharedAnswer, Sharing, SharingState};
-use super::step_provider::{StepProvider, bit};
+use super::step_provider::{StepProvider, bit, have_begun};
 use super::stop::Stop;
-use super::waiting::have_begun;
 use crate::config::PriceTable;
 use crate::event::{self, Event};
 use crate::executor::{Earlier, Receipt, Request};
@@ -278,6 +277,14 @@ impl Enricher {
                 Judged::Settled(settled) => {
                     let is_new = record.submission.is_some_and(|id| batch.is_new(id));
                     let origin = if is_new { event::Origin::Collected } else { event::Origin::Journal };
+                    if let (true, Outcome::Answer(_), journal::RecordedOutcome::Response(body)) =
+                        (is_new && step.spec.shares, &settled.outcome, &record.outcome)
+                    {
+                        let (provider, model) = (Arc::clone(&record.provider), Arc::clone(&record.model));
+                        let shared = SharedAnswer { provider, model, body: body.clone() };
+                        let first = earlier.first.unwrap_or(question.fingerprint());
+                        sharing.remember(step, route, providers, first, &shared);
+                    }
                     return PriorState::Settled(settled, origin);
                 }
                 Judged::Again(again) => {
@@ -311,6 +318,7 @@ impl Enricher {
             route,
             excluded_providers,
             tried,
+            shares: step.spec.shares,
             earlier,
         };
         if !step.spec.shares || earlier.answers > 0 {

@@ -7,7 +7,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::anomalies::{Anomaly, Watch};
-use super::compiled_step::CompiledStep;
+use super::compiled_step::{CompiledStep, asked_by};
 use super::counted_cells::CountedCells;
 use super::error::EnricherError;
 use super::error_rate::ErrorRate;
@@ -18,7 +18,7 @@ use super::open_batch::{OpenBatch, RecoveredAnswers, SubmittedCells};
 use super::prepare::Prepared;
 use super::probation::{Probation, Strictness};
 use super::sharing::Sharing;
-use super::step_provider::{ExecutorStarter, ProviderRole, StepProvider};
+use super::step_provider::{ExecutorStarter, ProviderRole, StepProvider, have_begun};
 use super::stop::Stop;
 use super::submitter_link::SubmitterLink;
 use crate::admission::QuotaGroups;
@@ -26,7 +26,7 @@ use crate::budget::Account;
 use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Hold, Voice};
 use crate::executor::{Mode, Reply, Request};
-use crate::ident::{BatchId, Cell, Lineage, SubmissionId};
+use crate::ident::{BatchId, Cell, Fingerprint, Lineage, SubmissionId};
 use crate::journal::{JournalEntry, JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
 use crate::rows::Chunk;
@@ -48,6 +48,8 @@ pub struct Enricher {
     pub(super) providers: Vec<StepProvider>,
     pub(super) ledger: Ledger,
     pub(super) open: BTreeMap<BatchId, OpenBatch>,
+    /// Digests of the content of batches that were unloaded.
+    digests: BTreeMap<BatchId, Fingerprint>,
     /// Outcomes of unloaded batches that are counted in the figures of the run.
     counted: BTreeMap<BatchId, CountedCells>,
     pub(super) lineage: Lineage,
@@ -148,6 +150,7 @@ impl Enricher {
             providers,
             ledger,
             open: BTreeMap::new(),
+            digests: BTreeMap::new(),
             counted: BTreeMap::new(),
             lineage,
             journal,
@@ -175,10 +178,17 @@ impl Enricher {
 
     /// Returns the next task of the caller, or `None` if there is none until something happens.
     pub fn next_task(&mut self) -> Option<LedgerTask> {
+        if !have_begun(&self.providers) {
+            // What comes back first need not be read twice.
+            return None;
+        }
         loop {
             match self.ledger.next_task() {
                 Some(LedgerTask::Unload(id)) => {
-                    self.counted.extend(self.open.remove(&id).map(|batch| (id, batch.counted)));
+                    if let Some(batch) = self.open.remove(&id) {
+                        self.digests.insert(id, batch.digest());
+                        self.counted.insert(id, batch.counted);
+                    }
                     self.ledger.unloaded(id);
                 }
                 other => return other,
@@ -219,14 +229,16 @@ impl Enricher {
         let counting: BTreeSet<SubmissionId> = new.intersection(&collected).copied().collect();
         submitted.count_as_new(new);
         let writer = self.journal.writer(&header, |entry| match entry {
+            // It is being collected: the rest of it may be missing still.
+            JournalEntry::Record(record) if record.submission.is_some_and(|id| open.contains(&id)) => {}
             JournalEntry::Record(record) => recovered.push(record),
             JournalEntry::Submitted(rows) if open.contains(&rows.submission) => {
                 submitted.push_open(rows.groups);
             }
-            JournalEntry::Submitted(rows) if collected.contains(&rows.submission) => {
+            JournalEntry::Submitted(rows) if collected.contains(&rows.submission) && !rows.follows => {
                 submitted.push_collected(rows);
             }
-            // It never came to be, or failed in its validation.
+            // It never came to be, or failed in its validation, or another row's request was in it.
             JournalEntry::Submitted(_) => {}
         })?;
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
@@ -413,6 +425,9 @@ impl Enricher {
             let counted = open.chain(self.counted.iter().map(|(id, counted)| (*id, counted)));
             let counted: Vec<_> = counted.map(|(id, counted)| (id, counted.submissions.clone())).collect();
             link.mark_counted(&counted).await;
+            let digest = |id| (id, self.digests.get(&id).copied());
+            let left = self.ledger.unloaded_batches().map(digest).collect();
+            link.leave_unloaded(left, asked_by(&self.steps)).await;
         }
         self.learned.save();
         let is_done = reached_end && self.ledger.is_complete();

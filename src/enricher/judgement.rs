@@ -20,6 +20,7 @@ use crate::wire::ChatResponse;
 use crate::wording::counted;
 
 /// What is known about a row before a request is sent.
+#[expect(clippy::large_enum_variant, reason = "nearly all are requests")]
 pub(super) enum PriorState {
     /// Nothing, or only answers that were not what the step asks for: a request is sent.
     Nothing(Request),

@@ -29,6 +29,7 @@ mod waiting;
 
 pub use anomalies::Anomaly;
 pub use compiled_step::CompiledStep;
+pub(crate) use compiled_step::asked_by;
 pub use error::EnricherError;
 pub use error_rate::TooManyErrors;
 pub use input::{JobSubmissions, Journals, LoadedBatch};

@@ -201,6 +201,11 @@ impl OpenBatch {
         OpenBatch { plan, opened_at, chunks, outcomes, kept, journal, recovered, submitted, counted }
     }
 
+    /// The digest of the batch's content.
+    pub(super) fn digest(&self) -> Fingerprint {
+        self.plan.digest()
+    }
+
     pub(super) fn rows(&self) -> u32 {
         self.chunks.last().map_or(0, |(start, chunk, _)| {
             start + u32::try_from(chunk.rows.num_rows()).expect("a batch has fewer than 2^32 rows")

@@ -174,6 +174,12 @@ impl StepProvider {
     }
 }
 
+/// Whether all submitters have collected what was ready when the run began.
+pub(super) fn have_begun(providers: &[StepProvider]) -> bool {
+    let mut rest = providers.iter().filter_map(|provider| provider.rest.as_ref());
+    rest.all(SubmitterStatus::has_begun)
+}
+
 /// Returns the bit of a provider in a set of providers. A job has [`MOST_PROVIDERS`] at most.
 pub(super) fn bit(provider: usize) -> u64 {
     debug_assert!(provider < MOST_PROVIDERS);

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 use super::input::{JobSubmissions, Journals};
-use crate::ident::{BatchId, SubmissionId};
+use crate::checkpoint::UnloadedBatch;
+use crate::ident::{BatchId, Fingerprint, SubmissionId};
 use crate::journal::SubmittedGroup;
 use crate::submitter::{SharedSubmissions, SubmitterContext, SubmitterNews};
 
@@ -74,7 +75,7 @@ impl SubmitterLink {
     /// The submissions with rows of a batch whose answers there count as this run's: no earlier one has counted them.
     pub(super) fn new_in(&self, batch: BatchId) -> BTreeSet<SubmissionId> {
         self.list.read(|list| {
-            let own = list.open.iter().filter(|submission| submission.batches.contains_key(&batch));
+            let own = list.open.iter().filter(|submission| submission.has_rows_of(batch));
             own.filter(|submission| !submission.counted.contains(&batch)).map(|own| own.id).collect()
         })
     }
@@ -90,6 +91,21 @@ impl SubmitterLink {
         });
         // What is not marked counts in the next run, too.
         let _ = marked.await;
+    }
+
+    /// Saves which batches the next run need not read, with the digests of the content of those that this run has read.
+    pub(super) async fn leave_unloaded(&self, left: Vec<(BatchId, Option<Fingerprint>)>, steps: Fingerprint) {
+        let saved = self.list.change(|list| {
+            let unloaded = left.into_iter().filter_map(|(batch, plan)| {
+                let known = || list.unloaded.get(&batch).map(|left| left.plan.clone());
+                let plan = plan.map(|plan| plan.to_string()).or_else(known)?;
+                let steps = steps.to_string();
+                Some((batch, UnloadedBatch { plan, steps, submissions: list.awaited_by(batch) }))
+            });
+            list.unloaded = unloaded.collect();
+        });
+        // A batch that is not named is read.
+        let _ = saved.await;
     }
 
     /// Notes that a row went into a file.

@@ -1,9 +1,9 @@
 //! What submitters tell the enricher, and whether a run has nothing to do before a submission comes back.
 
 use super::interface::Enricher;
-use super::step_provider::StepProvider;
+use super::step_provider::{StepProvider, have_begun};
 use super::stop::Stop;
-use crate::submitter::{SubmitterNews, SubmitterStatus};
+use crate::submitter::SubmitterNews;
 
 /// Whether a run has nothing to do before a submission comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,4 @@ impl Enricher {
             SubmissionWait::Soon
         }
     }
-}
-
-/// Whether all submitters have collected what was ready when the run began.
-pub(super) fn have_begun(providers: &[StepProvider]) -> bool {
-    let mut rest = providers.iter().filter_map(|provider| provider.rest.as_ref());
-    rest.all(SubmitterStatus::has_begun)
 }

@@ -29,6 +29,8 @@ pub struct Request {
     pub excluded_providers: u64,
     /// Providers that failed to answer it, one bit each.
     pub tried: u64,
+    /// Whether it may take the answer to the same request for another row.
+    pub shares: bool,
     /// The earlier answers for this row and step, which were paid for and not what the step asks for.
     pub earlier: Earlier,
 }

@@ -20,7 +20,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use uuid::Uuid;
 
 use super::format::{
-    FRAME_LEN, HEADER_LEN, JournalEntry, JournalHeader, Record, array, encode_header, path_of,
+    FRAME_LEN, HEADER_LEN, JournalEntry, JournalHeader, Record, SubmittedGroup, array, encode_header, path_of,
 };
 use super::pending_copies::PendingCopies;
 use super::{Journal, JournalError, JournalReader};
@@ -350,8 +350,9 @@ fn record(entry: JournalEntry) -> Option<Record> {
 #[derive(PartialEq, Eq, Hash)]
 enum EntryIdentity {
     Record(RowKey, Arc<str>, Fingerprint, Arc<str>, Arc<str>),
-    /// A submission has one entry in a journal for its own rows and one for those that follow them.
-    Submitted(SubmissionId, bool),
+    /// A submission has an entry in a journal for its own rows, and some for those that follow them: submission, whether
+    /// they follow, and the first row of each group.
+    Submitted(SubmissionId, bool, Vec<(Arc<str>, Arc<str>, Option<u64>)>),
 }
 
 impl EntryIdentity {
@@ -362,7 +363,12 @@ impl EntryIdentity {
                 EntryIdentity::Record(key.clone(), step, *fingerprint, provider, model)
             }
             JournalEntry::Submitted(submitted) => {
-                EntryIdentity::Submitted(submitted.submission, submitted.follows)
+                let first = |group: &SubmittedGroup| {
+                    let row = group.rows.first().map(|(row, _)| *row);
+                    (Arc::clone(&group.file), Arc::clone(&group.step), row)
+                };
+                let groups = submitted.groups.iter().map(first).collect();
+                EntryIdentity::Submitted(submitted.submission, submitted.follows, groups)
             }
         }
     }

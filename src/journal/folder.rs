@@ -168,6 +168,15 @@ impl JournalFolder {
         Ok(journal)
     }
 
+    /// Opens the journal of a batch for reading. `None` if there is no such journal.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn reader(&self, batch: BatchId) -> Result<Option<JournalReader>, JournalError> {
+        let path = path_of(&self.path, batch);
+        path.exists().then(|| JournalReader::open(&path)).transpose()
+    }
+
     /// Opens the journal of a batch for writing, by the header in its file, and returns it with its entries. `None` if
     /// there is no such journal.
     ///

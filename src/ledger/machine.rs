@@ -266,6 +266,11 @@ impl Ledger {
         (batch.rows, batch.answers, batch.has_returned) = (Vec::new(), 0, false);
     }
 
+    /// The batches that are not in memory because their rows wait for submissions.
+    pub fn unloaded_batches(&self) -> impl Iterator<Item = BatchId> + '_ {
+        self.batches.iter().filter(|(_, batch)| batch.phase == Phase::Unloaded).map(|(id, _)| *id)
+    }
+
     /// Reports that a submission with rows of a batch came back: what it brought is in the batch's journal. A batch that
     /// is not uncommitted is passed over.
     pub fn returned(&mut self, id: BatchId) {

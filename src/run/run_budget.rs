@@ -100,7 +100,7 @@ impl RunBudget {
     /// checkpoint.
     pub(crate) async fn open(job: &Job, home: &Folder) -> Result<Self, RunError> {
         let budget = Self::of_requests(job, home).await?;
-        budget.account.set_submitted(submitted(home).await?, SubmittedSpend::default());
+        budget.account.set_submitted(Box::pin(submitted(home)).await?, SubmittedSpend::default());
         Ok(budget)
     }
 
@@ -136,7 +136,7 @@ impl RunBudget {
     pub(crate) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, RunError> {
         let folder = folder(&job.places.journal);
         let mut found = Spending::read(&folder)?;
-        let SubmittedSpend { settled, open } = submitted(home).await?;
+        let SubmittedSpend { settled, open } = Box::pin(submitted(home)).await?;
         if settled + open != Spend::default() {
             found = Some(found.unwrap_or_default() + settled + open);
         }

@@ -19,7 +19,7 @@ use crate::budget::Account;
 use crate::cache::{CacheLimits, Store};
 use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submission, Submissions, SubmissionsFile};
 use crate::config::Job;
-use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness};
+use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness, asked_by};
 use crate::event::{Event, Voice};
 use crate::ident::{BatchId, Lineage, RunId};
 use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
@@ -226,7 +226,6 @@ impl<'a> Session<'a> {
         max_rows: Option<u64>,
         voice: &Voice,
     ) -> Result<(Enricher, Option<Copier>), RunError> {
-        let ledger = self.ledger(checkpoint.next_batch, outstanding);
         let (mut journals, copier) = self.journals(checkpoint, outstanding, budget, voice).await?;
         let open = std::mem::take(&mut journals.open);
         let first = outstanding.first().map_or(checkpoint.next_batch, |batch| batch.id);
@@ -236,6 +235,12 @@ impl<'a> Session<'a> {
         };
         let account = &journals.account;
         journals.submissions = self.submissions(checkpoint.lineage, first, account, guard).await?;
+        let steps = asked_by(&prepared.steps);
+        let unloaded = journals
+            .submissions
+            .as_ref()
+            .map(|own| own.list.read(|list| list.still_unloaded(outstanding, steps)));
+        let ledger = self.ledger(checkpoint.next_batch, outstanding, &unloaded.unwrap_or_default());
         let strictness = match self.scope {
             Scope::Run => Strictness::Probation,
             // Failed rows may all fail again, which shows nothing about the run.
@@ -269,7 +274,7 @@ impl<'a> Session<'a> {
         }
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
         let next = planned.last().map_or_else(outside_checkpoint, |batch| batch.id.next());
-        let ledger = self.ledger(next, planned);
+        let ledger = self.ledger(next, planned, &BTreeSet::new());
         let account = budget.account.clone();
         let (learned, open) = (self.learned(), Vec::new());
         let journals = Journals {
@@ -289,9 +294,10 @@ impl<'a> Session<'a> {
     }
 
     /// Returns a ledger with the batches `planned`; the next batch to be planned gets the number `next`.
-    fn ledger(&self, next: BatchId, planned: &[PlannedBatch]) -> Ledger {
+    /// Those in `unloaded` are read when a submission comes back.
+    fn ledger(&self, next: BatchId, planned: &[PlannedBatch], unloaded: &BTreeSet<BatchId>) -> Ledger {
         let planned = planned.iter().map(|batch| (batch.id, batch.rows(), batch.bytes));
-        Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned, &BTreeSet::new())
+        Ledger::new(Window::of(self.job), self.job.steps.len(), next, planned, unloaded)
     }
 
     /// Checks that no batch at a provider holds rows of the job, before it starts over.

@@ -15,7 +15,7 @@ use crate::checkpoint::Submission;
 use crate::decode;
 use crate::executor::Billing;
 use crate::fault::{Class, Failure, Policy};
-use crate::ident::{BatchId, Money, RowKey, Spend, Tokens};
+use crate::ident::{BatchId, Fingerprint, Money, RowKey, Spend, Tokens};
 use crate::journal::{
     JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
 };
@@ -109,6 +109,7 @@ impl AnswerCollector<'_> {
         for batch in self.submission.batches.keys() {
             self.fill(*batch, &opened, &index, &mut used, &mut collected)?;
         }
+        self.fill_followers(&opened, &index)?;
         collected.foreign += index.keys().filter(|id| !used.contains(*id)).count() as u64;
         self.book_lost_answers(&mut collected);
         Ok(collected)
@@ -213,14 +214,12 @@ impl AnswerCollector<'_> {
         let mut records = Vec::new();
         for rows in &submitted {
             for group in &rows.groups {
-                let Some(step) = self.submission.steps.iter().position(|known| **known == *group.step) else {
-                    continue;
-                };
+                let Some(step) = self.step_number(&group.step) else { continue };
                 for (row, fingerprint) in &group.rows {
                     let id = LineId {
                         file: LineId::file_number(&group.file),
                         row: *row,
-                        step: u16::try_from(step).unwrap_or(u16::MAX),
+                        step,
                         fingerprint: *fingerprint,
                     };
                     used.insert(id);
@@ -232,7 +231,7 @@ impl AnswerCollector<'_> {
                         collected.unanswered += 1;
                         continue;
                     };
-                    let record = self.record(rows, group, *row, id, outcome);
+                    let record = self.record(rows, group, *row, id.fingerprint, outcome);
                     if !have.contains(&(record.key.clone(), Arc::clone(&record.step))) {
                         records.push(record);
                     }
@@ -242,6 +241,63 @@ impl AnswerCollector<'_> {
         journal.append(&records)?;
         journal.sync()?;
         Ok(())
+    }
+
+    /// Appends answers to the journals of rows that ask the same as a line.
+    fn fill_followers(
+        &self,
+        files: &[File],
+        index: &HashMap<LineId, LineLocation>,
+    ) -> Result<(), CollectError> {
+        if self.submission.follower_batches.is_empty() {
+            return Ok(());
+        }
+        let by_question: HashMap<(u16, Fingerprint), LineLocation> =
+            index.iter().map(|(id, place)| ((id.step, id.fingerprint), *place)).collect();
+        for batch in &self.submission.follower_batches {
+            let Some((journal, entries)) = self.journals.reopen(*batch)? else { continue };
+            let mut have = HashSet::new();
+            let mut followers: Vec<SubmittedRows> = Vec::new();
+            for entry in entries {
+                match entry {
+                    JournalEntry::Record(record) if record.submission == Some(self.submission.id) => {
+                        have.insert((record.key, record.step));
+                    }
+                    JournalEntry::Submitted(rows)
+                        if rows.submission == self.submission.id && rows.follows =>
+                    {
+                        followers.push(rows);
+                    }
+                    JournalEntry::Record(_) | JournalEntry::Submitted(_) => {}
+                }
+            }
+            // What the answers cost is booked with the lines.
+            let mut booked = CollectionReport::default();
+            for rows in &followers {
+                for group in &rows.groups {
+                    let Some(step) = self.step_number(&group.step) else { continue };
+                    for (row, question) in &group.rows {
+                        let Some(place) = by_question.get(&(step, *question)) else { continue };
+                        let Some(outcome) = self.outcome(&files[place.file], *place, &mut booked) else {
+                            continue;
+                        };
+                        let record =
+                            Record { shared: true, ..self.record(rows, group, *row, *question, outcome) };
+                        if have.insert((record.key.clone(), Arc::clone(&record.step))) {
+                            journal.append([&record])?;
+                        }
+                    }
+                }
+            }
+            journal.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The number that stands for a step in the ids of lines.
+    fn step_number(&self, step: &str) -> Option<u16> {
+        let at = self.submission.steps.iter().position(|known| known == step)?;
+        u16::try_from(at).ok()
     }
 
     fn book(&self, response: &ChatResponse, collected: &mut CollectionReport) {
@@ -288,13 +344,13 @@ impl AnswerCollector<'_> {
         rows: &SubmittedRows,
         group: &SubmittedGroup,
         row: u64,
-        id: LineId,
+        fingerprint: Fingerprint,
         outcome: RecordedOutcome,
     ) -> Record {
         Record {
             key: RowKey { file: Arc::clone(&group.file), row },
             step: Arc::clone(&group.step),
-            fingerprint: id.fingerprint,
+            fingerprint,
             provider: Arc::clone(&rows.provider),
             model: Arc::clone(&rows.model),
             attempts: 1,

@@ -6,6 +6,8 @@
 mod collect;
 mod context;
 mod error;
+mod followers;
+mod leaders;
 mod limits;
 mod line_id;
 mod shared;

@@ -58,6 +58,7 @@ fn submission() -> Submission {
         steps: vec!["answer".into()],
         files: Vec::new(),
         batches: BTreeMap::new(),
+        follower_batches: BTreeSet::new(),
         lines: 10,
         bytes: 1_000,
         prompt_tokens: 100,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::value::RawValue;
 
 use super::line_id::LineId;
-use super::spooled::SpooledRows;
+use super::spooled::{FileRows, SpooledRows, push_row};
 use crate::checkpoint::{Submission, Submissions};
 use crate::executor::Request;
 use crate::ident::{BatchId, Fingerprint, RowKey, Spend, SubmissionId};
@@ -146,8 +146,20 @@ impl Spool {
         let SpooledRow { batch, journal, key, step, fingerprint } = row;
         self.files.insert(Arc::clone(&key.file));
         self.journals.entry(*batch).or_insert_with(|| journal.clone());
-        self.rows.add(self.id, *batch, key, step, *fingerprint);
+        self.rows.change(self.id, |rows| {
+            push_row(rows.lines.entry(*batch).or_default(), key, step, *fingerprint);
+        });
         Ok(())
+    }
+
+    /// Adds a row that takes the answer to a line of the file.
+    pub(super) fn follow(&mut self, request: &Request) {
+        let (receipt, batch) = (&request.receipt, request.cell.batch);
+        self.journals.entry(batch).or_insert_with(|| receipt.journal.clone());
+        self.rows.change(self.id, |rows| {
+            let groups = rows.followers.entry(batch).or_default();
+            push_row(groups, &receipt.key, &receipt.step, request.question.fingerprint());
+        });
     }
 
     /// Completes the file on the disk.
@@ -158,13 +170,16 @@ impl Spool {
 
     /// Writes into the journals of the batches which of their rows are in the file, and flushes them.
     pub(super) fn record(&self, provider: &Arc<str>, model: &Arc<str>) -> Result<(), JournalError> {
-        for (batch, groups) in self.rows.of_file(self.id) {
+        let FileRows { lines, followers } = self.rows.of_file(self.id);
+        let all =
+            lines.into_iter().map(|own| (own, false)).chain(followers.into_iter().map(|own| (own, true)));
+        for ((batch, groups), follows) in all {
             let Some(journal) = self.journals.get(&batch) else { continue };
             journal.append_submitted(&SubmittedRows {
                 submission: self.id,
                 provider: Arc::clone(provider),
                 model: Arc::clone(model),
-                follows: false,
+                follows,
                 groups,
             })?;
             journal.sync()?;
@@ -172,11 +187,21 @@ impl Spool {
         Ok(())
     }
 
-    /// Number of rows by batch.
-    pub(super) fn rows_by_batch(&self) -> BTreeMap<BatchId, u64> {
+    /// What the lines ask, with their steps.
+    pub(super) fn questions(&self) -> Vec<(Arc<str>, Fingerprint)> {
+        let mut questions = Vec::new();
+        for group in self.rows.of_file(self.id).lines.into_values().flatten() {
+            questions.extend(group.rows.iter().map(|(_, question)| (Arc::clone(&group.step), *question)));
+        }
+        questions
+    }
+
+    /// Number of lines by batch, and the batches whose rows follow lines.
+    pub(super) fn rows_by_batch(&self) -> (BTreeMap<BatchId, u64>, BTreeSet<BatchId>) {
+        let FileRows { lines, followers } = self.rows.of_file(self.id);
         let rows =
             |groups: Vec<SubmittedGroup>| groups.iter().map(|group| group.rows.len() as u64).sum::<u64>();
-        self.rows.of_file(self.id).into_iter().map(|(id, groups)| (id, rows(groups))).collect()
+        (lines.into_iter().map(|(id, groups)| (id, rows(groups))).collect(), followers.into_keys().collect())
     }
 
     /// Removes the file.

@@ -345,11 +345,15 @@ impl Submitter {
         if let Some(failure) = collected.stop {
             self.refused(failure)?;
         }
-        let batches = submission.batches.into_keys().collect();
-        let news = SubmitterNews::Collected { batches };
-        let _ = self.context.news.send(news);
-        self.io.capacity_freed.notify_one();
+        self.tell_returned(&submission);
         Ok(())
+    }
+
+    /// Has the batches read again whose rows wait for a submission.
+    pub(super) fn tell_returned(&self, submission: &Submission) {
+        let batches = submission.all_batches().into_iter().collect();
+        let _ = self.context.news.send(SubmitterNews::Collected { batches });
+        self.io.capacity_freed.notify_one();
     }
 
     fn gather(&self, submission: &Submission, files: &[Download]) -> Result<CollectionReport, CollectError> {

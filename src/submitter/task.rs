@@ -1,7 +1,7 @@
 //! The submitter of a provider: one task that writes requests into a file, hands full files to the Batch API, and brings
 //! the answers into the journals.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::context::{SubmitterContext, SubmitterNews, SubmitterStatus};
 use super::error::SubmitterError;
+use super::leaders::{Leaders, NewFollowers};
 use super::spool::{Spool, tokens_in};
 use super::submission::{SubmissionAction, SubmissionDriver, SubmissionPolicy};
 use crate::budget::BudgetRefusal;
@@ -54,6 +55,9 @@ pub struct Submitter {
     pub(super) spool: Option<Spool>,
     /// A row that cannot be taken before something comes back.
     pub(super) held: Option<Request>,
+    /// Requests that other rows can follow; `None` until one could.
+    pub(super) leaders: Option<Leaders>,
+    pub(super) new_followers: NewFollowers,
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
@@ -97,6 +101,8 @@ impl Submitter {
             rest: SubmitterStatus::default(),
             spool: None,
             held: None,
+            leaders: None,
+            new_followers: NewFollowers::new(),
             drivers: HashMap::new(),
             drained: 0,
             reported: None,
@@ -192,22 +198,26 @@ impl Submitter {
     /// asked something else by now.
     async fn begin(&mut self) -> Result<(), SubmitterEnd> {
         let (name, policy) = (Arc::clone(&self.name), self.policy());
-        let kept = self.context.submissions.change(|list| {
-            let mut kept = Vec::new();
+        let found = self.context.submissions.change(|list| {
+            let (mut kept, mut dropped) = (Vec::new(), Vec::new());
             let now = clock::wall();
             for submission in list.open.iter_mut().filter(|submission| submission.provider == *name) {
                 if submission.state.is_open() && !submission.state.may_bring_answers() {
                     (submission.state, submission.since) = (SubmissionState::Dropped, now);
+                    dropped.push(submission.clone());
                 }
                 if submission.state.is_open() {
                     kept.push(submission.id);
                 }
             }
-            kept
+            (kept, dropped)
         });
-        for id in kept.await? {
+        let (kept, dropped) = found.await?;
+        for id in kept {
             self.drivers.insert(id, SubmissionDriver::new(policy, false));
         }
+        // Batches that are open already may have taken their rows for submitted.
+        dropped.iter().for_each(|submission| self.tell_returned(submission));
         self.close().await?;
         Ok(())
     }
@@ -279,16 +289,53 @@ impl Submitter {
     async fn take(&mut self, request: Request) -> Result<(), SubmitterEnd> {
         self.rest.set(None, false);
         let mut replies = Vec::new();
-        let mut next = Some(request);
+        // Rows that ask what a submission has answered already, by submission.
+        let mut known: BTreeMap<SubmissionId, Vec<Request>> = BTreeMap::new();
+        let (mut next, mut taken) = (Some(request), 0);
         while let Some(request) = next.take() {
-            replies.extend(self.add(request).await?);
-            if self.has_room() && replies.len() < self.io.capacity {
+            taken += 1;
+            match self.leader_of(&request)? {
+                Some(leader) if self.is_collected(leader) => known.entry(leader).or_default().push(request),
+                Some(leader) => {
+                    self.follow(&request, leader);
+                    replies.push(self.reply(request, Verdict::Submitted));
+                }
+                None => replies.extend(self.add(request).await?),
+            }
+            if self.has_room() && taken < self.io.capacity {
                 next = self.io.inbox.try_recv().ok();
             }
         }
+        let mut returned = BTreeSet::new();
+        for (leader, requests) in known {
+            let (given, left) = self.take_known(leader, requests)?;
+            for request in given {
+                returned.insert(request.cell.batch);
+                replies.push(self.reply(request, Verdict::Submitted));
+            }
+            for request in left {
+                let reply = match &self.held {
+                    // Another one waits for room: this one is handed out anew.
+                    Some(_) => Some(self.reply(request, Verdict::Elsewhere)),
+                    None => self.add(request).await?,
+                };
+                replies.extend(reply);
+            }
+        }
+        self.record_followers().await?;
         self.rest.set_holding(self.held.is_some());
         self.io.capacity_freed.notify_one();
-        self.io.outbox.send(replies).await.map_err(|_| SubmitterEnd::Gone)
+        self.io.outbox.send(replies).await.map_err(|_| SubmitterEnd::Gone)?;
+        if !returned.is_empty() {
+            let _ =
+                self.context.news.send(SubmitterNews::Collected { batches: returned.into_iter().collect() });
+        }
+        Ok(())
+    }
+
+    fn is_collected(&self, submission: SubmissionId) -> bool {
+        let state = self.context.submissions.read(|list| list.get(submission).map(|own| own.state));
+        state == Some(SubmissionState::Collected)
     }
 
     /// Writes a request into the file. Returns the reply, or `None` if the request is held: the budget leaves too little
@@ -335,7 +382,9 @@ impl Submitter {
         }
         let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
         let added = spool.add(&request, body, worst);
+        let id = spool.id;
         added.map_err(|source| self.spool_error("write", source))?;
+        self.lead(&request, id);
         if self.spool.as_ref().is_some_and(|spool| spool.lines >= self.most_lines()) {
             self.seal().await?;
         }
@@ -379,6 +428,7 @@ impl Submitter {
 
     /// The submission of a complete file. Its number is not set yet.
     pub(super) fn submission_of(&self, spool: &Spool) -> Submission {
+        let (batches, follower_batches) = spool.rows_by_batch();
         Submission {
             id: spool.id,
             number: 0,
@@ -391,7 +441,8 @@ impl Submitter {
             endpoint: spool.endpoint.to_owned(),
             steps: spool.steps.iter().map(ToString::to_string).collect(),
             files: spool.files.iter().map(ToString::to_string).collect(),
-            batches: spool.rows_by_batch(),
+            batches,
+            follower_batches,
             lines: spool.lines,
             bytes: spool.bytes,
             prompt_tokens: tokens_in(spool.prompt_bytes),

@@ -88,6 +88,7 @@ impl Submitter {
     /// Writes the failures of single lines into the journals of their rows' batches.
     fn fail_lines(&self, submission: &Submission, lines: &[(u64, Failure)]) -> Result<(), SubmitterError> {
         let rows = self.rows_of(submission)?;
+        let mut failures = HashMap::new();
         for (number, line) in self.lines_of(submission)?.iter().enumerate() {
             let number = number as u64 + 1;
             let failure = lines.iter().find(|(refused, _)| *refused == number).map(|(_, failure)| failure);
@@ -95,12 +96,18 @@ impl Submitter {
                 let outcome = RecordedOutcome::Failure(failure.clone());
                 row.journal.append(&[self.record_of(submission, row, outcome)])?;
                 row.journal.sync()?;
+                failures.insert((Arc::clone(&row.step), row.fingerprint), failure.clone());
             }
         }
-        Ok(())
+        self.fail_followers(submission, &failures)
     }
 
-    fn record_of(&self, submission: &Submission, row: &SpooledRow, outcome: RecordedOutcome) -> Record {
+    pub(super) fn record_of(
+        &self,
+        submission: &Submission,
+        row: &SpooledRow,
+        outcome: RecordedOutcome,
+    ) -> Record {
         Record {
             key: row.key.clone(),
             step: Arc::clone(&row.step),
@@ -154,6 +161,9 @@ impl Submitter {
         });
         saved.await?;
         self.drivers.remove(&submission.id);
+        // Rows that follow its requests are handed out anew, and follow those of the halves.
+        self.lead_instead(submission.id, &halves);
+        self.tell_returned(submission);
         for spool in halves {
             self.drive(spool.id);
         }

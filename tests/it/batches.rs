@@ -63,6 +63,26 @@ async fn rows_go_out_in_one_run_and_come_back_in_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_can_only_wait_reads_no_row() {
+    let takes = Some(Span(Duration::from_millis(1_500)));
+    let world = world(25, BatchesSpec { takes, ..BatchesSpec::default() }, BATCH).await;
+    world.run(&[]).await.assert_status(0).assert_says("done for now");
+    let files = || {
+        let source = std::fs::read_dir(world.path("source")).unwrap().map(|entry| entry.unwrap().path());
+        source.filter(|path| path.is_file()).collect::<Vec<_>>()
+    };
+    let hidden = |file: &std::path::Path| file.with_extension("hidden");
+    files().iter().for_each(|file| std::fs::rename(file, hidden(file)).unwrap());
+    world.run(&[]).await.assert_status(0).assert_says("done for now: 25 rows are at sim");
+    // A changed prompt is another question: the rows are read.
+    let changed = ["--set", "step.0.prompt=\"Say little about {{ text }}\""];
+    assert_ne!(world.run(&changed).await.status, Some(0));
+    files().iter().for_each(|file| std::fs::rename(file, file.with_extension("parquet")).unwrap());
+    world.run(&["--wait"]).await.assert_status(0).assert_says("25 rows written");
+    assert_answered_once(&world, 25).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_waits_stays_until_everything_is_there() {
     let takes = Some(Span(Duration::from_millis(300)));
     let section = format!("{BATCH}\nmax_requests = 12");

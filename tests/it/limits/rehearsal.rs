@@ -528,6 +528,7 @@ impl Step {
                 step: "o".into(),
             },
             tried: 0,
+            shares: false,
             earlier: enrich::executor::Earlier::default(),
         }
     }
