@@ -39,6 +39,9 @@ pub(super) struct RunArguments {
     /// Stay until every row has come back that is in a batch at a provider
     #[arg(long)]
     wait: bool,
+    /// Send rows by themselves and at once to providers with a Batch API, too
+    #[arg(long)]
+    online: bool,
     /// Answer yes to every confirmation question
     #[arg(long)]
     yes: bool,
@@ -58,6 +61,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         refill,
         unpause,
         wait: waits,
+        online: asks_online,
         yes,
         session,
         direct,
@@ -82,7 +86,7 @@ pub(super) async fn run(arguments: RunArguments) -> anyhow::Result<Exit> {
         (.., true) => Begin::Unpaused,
         _ => Begin::Continue,
     };
-    let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid, waits };
+    let kind = SessionKind::Run { max_rows, begin, confirmed: yes, keep_paid, waits, asks_online };
     session::attend(&session, &kind, load).await
 }
 

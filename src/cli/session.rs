@@ -56,20 +56,21 @@ async fn attempt(
         let served = served.with_context(|| format!("--metrics-addr: cannot listen at {address}"))?;
         tracing::info!("figures are at http://{served}/metrics");
     }
-    let (max_rows, begin, confirmed, keep_paid, waits) = match kind {
-        SessionKind::Run { max_rows, begin, confirmed, keep_paid, waits } => {
-            (*max_rows, *begin, *confirmed, *keep_paid, *waits)
+    let (grace, max_duration) = (arguments.grace, arguments.max_duration);
+    let options = match *kind {
+        SessionKind::Run { max_rows, begin, confirmed, keep_paid, waits, asks_online } => {
+            RunOptions { grace, max_rows, max_duration, begin, confirmed, waits, asks_online, keep_paid }
         }
-        SessionKind::Retry { limit, .. } => (*limit, Begin::Continue, true, true, false),
-    };
-    let options = RunOptions {
-        grace: arguments.grace,
-        max_rows,
-        max_duration: arguments.max_duration,
-        begin,
-        confirmed,
-        keep_paid,
-        waits,
+        SessionKind::Retry { limit, .. } => RunOptions {
+            grace,
+            max_rows: limit,
+            max_duration,
+            begin: Begin::Continue,
+            confirmed: true,
+            waits: false,
+            asks_online: true,
+            keep_paid: true,
+        },
     };
     let log = if console.has_display() { Log::default() } else { Log::with_reasons() };
     let url = simulator.as_ref().map(Simulator::url);

@@ -66,7 +66,14 @@ pub(super) enum IfRunning {
 #[derive(Clone, Debug)]
 pub(super) enum SessionKind {
     /// Enriches at most `max_rows` rows, from where `begin` states.
-    Run { max_rows: Option<u64>, begin: Begin, confirmed: bool, keep_paid: bool, waits: bool },
+    Run {
+        max_rows: Option<u64>,
+        begin: Begin,
+        confirmed: bool,
+        keep_paid: bool,
+        waits: bool,
+        asks_online: bool,
+    },
     /// Sends failed rows again, at most `limit`. `typed` holds the options that select them, as text to be typed again.
     Retry { requested: Box<Retrying>, limit: Option<u64>, typed: String },
 }

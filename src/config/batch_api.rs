@@ -36,6 +36,11 @@ pub(super) struct RawBatchApi {
     /// least 1. Default: 3.
     #[schemars(range(min = 1))]
     pub(super) max_submissions: Option<u32>,
+    /// How an answer is repaired that does not fit `classes`, `fields` or `schema`: `batch` sends the second question in
+    /// the next file, `online` by itself to the first provider of the step's list without a section `batch`. Default:
+    /// `batch`.
+    #[serde(default)]
+    pub(super) repairs: Repairs,
     /// Time between two looks at the state of the batches, at least 10s except on this machine. Default: 60s.
     pub(super) poll: Option<Span>,
     /// Whether the provider recognises a creation that is made again by its `Idempotency-Key`. Default: false.
@@ -47,6 +52,17 @@ pub(super) struct RawBatchApi {
     /// Whether the files at the provider are kept. Default: false; they are deleted when they are no longer needed.
     #[serde(default)]
     pub(super) keep_files: bool,
+}
+
+/// How an answer from a batch that is not valid is repaired.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Repairs {
+    /// By a request in the next file.
+    #[default]
+    Batch,
+    /// By a single request to another provider of the step.
+    Online,
 }
 
 /// How a provider's Batch API is used.
@@ -68,6 +84,8 @@ pub struct BatchApiSettings {
     pub deadline: Duration,
     /// Number of submissions that a row may be in without an answer.
     pub max_submissions: u32,
+    /// How an answer that is not valid is repaired.
+    pub repairs: Repairs,
     /// Time between two looks at the state of the batches.
     pub poll: Duration,
     /// Whether the provider recognises a creation that is made again.

@@ -300,6 +300,7 @@ impl Checker<'_> {
                 "counts both kinds of tokens together; it does not go with input_tokens_per_minute or output_tokens_per_minute",
             ));
         }
+        self.check_batch_provider(&name, &raw, endpoint.as_ref())?;
         let prices = self.prices(&name, &raw)?;
         let batch =
             raw.batch.as_ref().map(|batch| self.batch_api(&name, batch, endpoint.as_ref())).transpose()?;

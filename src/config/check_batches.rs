@@ -68,6 +68,7 @@ impl Checker<'_> {
                 .filter(|requests| *requests > 0),
             deadline: span("deadline", raw.deadline, BATCH_DEADLINE)?,
             max_submissions: self.positive(&key("max_submissions"), raw.max_submissions, 3)?,
+            repairs: raw.repairs,
             poll,
             is_idempotent: raw.idempotent,
             recreate_after,

@@ -11,6 +11,7 @@ mod budget;
 mod check;
 mod check_batches;
 mod check_bounds;
+mod check_routes;
 mod error;
 mod job;
 mod key;
@@ -30,7 +31,7 @@ mod steps;
 mod units;
 
 pub use anomalies::Anomalies;
-pub use batch_api::BatchApiSettings;
+pub use batch_api::{BatchApiSettings, Repairs};
 pub(crate) use budget::BATCH_TIER;
 pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;

@@ -438,6 +438,11 @@ pub(super) struct RawStep {
     /// row that does not meet it is not sent, and its output is null. Default: every row is sent.
     #[schemars(length(min = 1))]
     pub(super) when: Option<String>,
+    /// SQL condition, as in `when`, on rows that cannot wait for a batch: they are sent before the others, each by
+    /// itself, to the first provider of the list without a section `batch`. Only for a step whose first provider has
+    /// one. Default: no row is urgent.
+    #[schemars(length(min = 1))]
+    pub(super) urgent_when: Option<String>,
     /// Template of the user message (Jinja) over the source's columns and the outputs of earlier steps: `{{ name }}`,
     /// or `{{ row["a name"] }}` if the name is not an identifier, and `{{ triage.urgency }}` for a field of a typed
     /// output. An unknown column is refused before the first call. A row whose earlier step failed ends as an error

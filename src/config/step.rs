@@ -26,6 +26,8 @@ pub struct StepSpec {
     pub balance: bool,
     /// SQL condition for the rows that are sent.
     pub when: Option<String>,
+    /// SQL condition for the rows that are asked before the others, and through no Batch API.
+    pub urgent_when: Option<String>,
     /// Template of the user message.
     pub prompt: String,
     /// Template of the system message.
@@ -54,6 +56,12 @@ impl StepSpec {
     /// Returns the indices of all providers that the step may use.
     pub fn all_providers(&self) -> impl Iterator<Item = usize> {
         self.routes.iter().flat_map(|route| &route.providers).chain(&self.providers).copied()
+    }
+
+    /// Returns its lists of providers: its own, then those of its routes.
+    pub(super) fn provider_lists(&self) -> impl Iterator<Item = &[usize]> {
+        let routed = self.routes.iter().map(|route| &*route.providers);
+        std::iter::once(&*self.providers).chain(routed)
     }
 
     /// Returns a fingerprint of the step's templates and parameters, the same for every row.

@@ -44,7 +44,9 @@ impl Checker<'_> {
         }
         let mut steps: Vec<Arc<StepSpec>> = Vec::with_capacity(raw.len());
         for (position, step) in raw.into_iter().enumerate() {
+            let row_deadline = step.row_deadline;
             let step = self.step(position, step, providers)?;
+            self.check_batch_step(position, &step, row_deadline, providers)?;
             if metadata_column.is_some_and(|metadata| step.output.eq_ignore_ascii_case(metadata)) {
                 return Err(self.wrong(
                     format!("step[{position}].output"),
@@ -73,6 +75,9 @@ impl Checker<'_> {
         let prompt = self.prompt(position, &raw)?;
         if raw.when.as_ref().is_some_and(|when| when.trim().is_empty()) {
             return Err(self.wrong(key("when"), "is empty; give a condition, or take it out"));
+        }
+        if raw.urgent_when.as_ref().is_some_and(|urgent| urgent.trim().is_empty()) {
+            return Err(self.wrong(key("urgent_when"), "is empty; give a condition, or take it out"));
         }
         let chosen = self.providers_of(&key("provider"), raw.provider.as_ref(), providers)?;
         if raw.balance && chosen.len() == 1 {
@@ -152,6 +157,7 @@ impl Checker<'_> {
             on_too_long: raw.on_too_long.unwrap_or_default(),
             examples,
             when: raw.when,
+            urgent_when: raw.urgent_when,
             on_error: raw.on_error.unwrap_or_default(),
             prompt,
             system: raw.system,

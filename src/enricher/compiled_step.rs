@@ -9,6 +9,7 @@ use crate::decode::Content;
 use crate::executor::Request;
 use crate::fault::{Class, Failure};
 use crate::ident::Fingerprint;
+use crate::ledger::Urgency;
 use crate::prompt::Prompt;
 use crate::rows::OutputColumns;
 
@@ -31,6 +32,8 @@ pub struct CompiledStep {
     pub(crate) when: Option<When>,
     /// The conditions of [`StepSpec::routes`], in their order.
     pub(crate) routes: Vec<When>,
+    /// The condition of rows that are asked before the others, and through no Batch API.
+    pub(crate) urgent: Option<When>,
     /// Indices of the earlier steps whose outputs it needs.
     pub(crate) needs: Vec<usize>,
     /// Its columns in the target.
@@ -61,6 +64,28 @@ impl CompiledStep {
     pub(super) fn providers_of(&self, route: usize) -> &[usize] {
         let routed = route.checked_sub(1).and_then(|route| self.spec.routes.get(route));
         routed.map_or(&self.spec.providers, |route| &route.providers)
+    }
+
+    /// How urgent its rows may be, the most urgent first.
+    pub(super) fn urgencies(&self) -> &'static [Urgency] {
+        if self.urgent.is_some() { &[Urgency::Urgent, Urgency::Usual] } else { &[Urgency::Usual] }
+    }
+
+    /// Returns the providers of a list that are asked through their Batch APIs, for rows that cannot wait for one; none
+    /// if no other provider outside `without` is left for such rows.
+    pub(super) fn submitters(&self, providers: &[StepProvider], route: usize, without: u64) -> u64 {
+        let open = || self.providers_of(route).iter().filter(|provider| without & bit(**provider) == 0);
+        let submitters = open().filter(|provider| providers[**provider].is_submitter());
+        let submitters = submitters.fold(0, |all, provider| all | bit(*provider));
+        if open().all(|provider| submitters & bit(*provider) != 0) { 0 } else { submitters }
+    }
+
+    /// Returns the providers of the step's own list that get no rows of this urgency.
+    pub(super) fn closed_to(&self, urgency: Urgency, providers: &[StepProvider]) -> u64 {
+        match urgency {
+            Urgency::Urgent => self.submitters(providers, 0, 0),
+            Urgency::Usual => 0,
+        }
     }
 
     /// Whether rows of a provider may go to another one.
@@ -103,11 +128,20 @@ impl CompiledStep {
         own.find(|provider| request.tried & bit(*provider) != 0)
     }
 
+    /// Returns the first provider of a list, outside `without`, that takes rows.
+    pub(super) fn first_up<'a>(
+        &self,
+        providers: &'a [StepProvider],
+        route: usize,
+        without: u64,
+    ) -> Option<&'a StepProvider> {
+        let open = self.providers_of(route).iter().filter(|provider| without & bit(**provider) == 0);
+        open.map(|provider| &providers[*provider]).find(|provider| provider.health.is_up())
+    }
+
     /// Whether a provider outside `without` takes rows.
     pub(super) fn has_other(&self, providers: &[StepProvider], route: usize, without: u64) -> bool {
-        self.providers_of(route)
-            .iter()
-            .any(|provider| without & bit(*provider) == 0 && providers[*provider].health.is_up())
+        self.first_up(providers, route, without).is_some()
     }
 
     /// Checks the length of a vector against that of the vectors before it: all in a column have the same.

@@ -1,4 +1,4 @@
-//! The condition of a step or of a route, over the columns of the source and the outputs of earlier steps.
+//! The condition of a step, of a route or of urgent rows, over the columns of the source and the outputs of earlier steps.
 
 use std::sync::Arc;
 

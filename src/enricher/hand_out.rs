@@ -21,12 +21,13 @@ use crate::executor::{Earlier, Receipt, Request};
 use crate::fault::{Class, Failure};
 use crate::ident::{Cell, StepId};
 use crate::journal::{self, JournalReader, Record};
+use crate::ledger::Urgency;
 use crate::rows::Outcome;
 use crate::wording::counted;
 
 /// Number of outcomes that are settled in one go before the enricher takes in replies again.
 const SETTLED_AT_ONCE: usize = 1_024;
-/// Number of requests waiting for room at a provider, above which no more rows of a step with routes are handed out.
+/// Number of requests waiting for room at a provider, above which no more rows are handed out.
 const MOST_WAITING: usize = 1_024;
 
 /// Result of handing out a row.
@@ -59,29 +60,34 @@ impl Enricher {
         self.stop_where_nobody_is_left();
         // Later steps first: the fewer rows are under way, the sooner batches are full.
         for step in (0..self.steps.len()).rev().map(StepId::new) {
-            if self.steps[step.index()].is_routed() {
-                let (settled_here, is_short) = self.feed_routed(step);
-                settled += settled_here;
-                is_short_of_rows |= is_short && step == StepId::FIRST;
-                continue;
-            }
-            while let Some((provider, purpose)) = self.steps[step.index()].route(&self.providers, 0, 0) {
-                let handed = self.hand_out(step, provider);
-                if purpose == Purpose::Probe && handed != Handed::Sent {
-                    self.providers[provider].health.release_probe();
+            for urgency in self.steps[step.index()].urgencies() {
+                let is_first = step == StepId::FIRST && *urgency == Urgency::Usual;
+                if self.steps[step.index()].is_routed() {
+                    let (settled_here, is_short) = self.feed_routed(step, *urgency);
+                    settled += settled_here;
+                    is_short_of_rows |= is_short && is_first;
+                    continue;
                 }
-                match handed {
-                    Handed::Sent => {}
-                    Handed::Settled | Handed::Waits => settled += 1,
-                    Handed::NoRow => is_short_of_rows |= step == StepId::FIRST,
-                    Handed::NoRoom => {}
-                }
-                if matches!(handed, Handed::NoRow | Handed::NoRoom) {
-                    break;
-                }
-                if settled >= SETTLED_AT_ONCE {
-                    self.capacity_freed.notify_one();
-                    return;
+                while self.rerouted.len() < MOST_WAITING
+                    && let Some((provider, purpose)) = self.route(step, *urgency)
+                {
+                    let handed = self.hand_out(step, provider, *urgency);
+                    if purpose == Purpose::Probe && handed != Handed::Sent {
+                        self.providers[provider].health.release_probe();
+                    }
+                    match handed {
+                        Handed::Sent => {}
+                        Handed::Settled | Handed::Waits => settled += 1,
+                        Handed::NoRow => is_short_of_rows |= is_first,
+                        Handed::NoRoom => {}
+                    }
+                    if matches!(handed, Handed::NoRow | Handed::NoRoom) {
+                        break;
+                    }
+                    if settled >= SETTLED_AT_ONCE {
+                        self.capacity_freed.notify_one();
+                        return;
+                    }
                 }
             }
         }
@@ -101,14 +107,20 @@ impl Enricher {
         }
     }
 
+    /// Chooses the provider of the next row of a step without routes.
+    fn route(&self, step: StepId, urgency: Urgency) -> Option<(usize, Purpose)> {
+        let step = &self.steps[step.index()];
+        step.route(&self.providers, 0, step.closed_to(urgency, &self.providers))
+    }
+
     /// Hands the next row of a step to a provider.
-    fn hand_out(&mut self, step: StepId, provider: usize) -> Handed {
+    fn hand_out(&mut self, step: StepId, provider: usize, urgency: Urgency) -> Handed {
         let inbox = self.providers[provider].inbox.clone();
         let Ok(permit) = inbox.try_reserve() else { return Handed::NoRoom };
         if self.sends_left == Some(0) && step == StepId::FIRST {
             return Handed::NoRoom;
         }
-        let Some(cell) = self.ledger.hand_out_next(step) else { return Handed::NoRow };
+        let Some(cell) = self.ledger.hand_out_next(step, urgency) else { return Handed::NoRow };
         let request = match self.prepare(cell) {
             Ok(request) => request,
             Err(handed) => return handed,
@@ -118,6 +130,10 @@ impl Enricher {
         }
         if request.tried & bit(provider) != 0 {
             self.unanswered_at(request, provider);
+            return Handed::Waits;
+        }
+        if request.excluded_providers & bit(provider) != 0 {
+            self.send_or_keep(request);
             return Handed::Waits;
         }
         permit.send(request);
@@ -144,13 +160,18 @@ impl Enricher {
             open.all(|provider| self.providers[*provider].health.is_out()).then(|| own.to_vec())
         });
         for step in (0..self.steps.len()).map(StepId::new) {
-            let own = &self.steps[step.index()].spec.providers;
-            if list.is_none()
-                && own.iter().all(|provider| self.providers[*provider].health.is_out())
-                && let Some(cell) = self.ledger.hand_out_next(step)
-            {
-                list = Some(own.clone());
-                self.ledger.give_back(cell);
+            let step_here = &self.steps[step.index()];
+            for urgency in step_here.urgencies() {
+                let without = step_here.closed_to(*urgency, &self.providers);
+                let own = &step_here.spec.providers;
+                let mut open = own.iter().filter(|provider| without & bit(**provider) == 0);
+                if list.is_none()
+                    && open.all(|provider| self.providers[*provider].health.is_out())
+                    && let Some(cell) = self.ledger.hand_out_next(step, *urgency)
+                {
+                    list = Some(own.clone());
+                    self.ledger.give_back(cell);
+                }
             }
         }
         let failed = list.into_iter().flatten().find_map(|provider| {
@@ -164,13 +185,18 @@ impl Enricher {
 
     /// Hands out rows of a step whose provider depends on the row. Returns how many needed no request, and whether
     /// there were too few rows.
-    fn feed_routed(&mut self, step: StepId) -> (usize, bool) {
+    fn feed_routed(&mut self, step: StepId, urgency: Urgency) -> (usize, bool) {
         let mut settled = 0;
-        while self.rerouted.len() < MOST_WAITING && settled < SETTLED_AT_ONCE {
+        // Usual rows that wait for room leave some to urgent ones.
+        let most = match urgency {
+            Urgency::Urgent => 2 * MOST_WAITING,
+            Urgency::Usual => MOST_WAITING,
+        };
+        while self.rerouted.len() < most && settled < SETTLED_AT_ONCE {
             if self.sends_left == Some(0) && step == StepId::FIRST {
                 break;
             }
-            let Some(cell) = self.ledger.hand_out_next(step) else { return (settled, true) };
+            let Some(cell) = self.ledger.hand_out_next(step, urgency) else { return (settled, true) };
             match self.prepare(cell) {
                 Ok(request) => match self.steps[step.index()].provider_tried(&request) {
                     Some(provider) => self.unanswered_at(request, provider),
@@ -244,7 +270,7 @@ impl Enricher {
         if batch.keeps(cell) {
             return PriorState::without_request(Outcome::Unchanged);
         }
-        let inputs::StepRequest { mut question, route, excluded_providers } =
+        let inputs::StepRequest { mut question, route, mut excluded_providers } =
             match inputs::prepare(steps, providers, batch, cell) {
                 Ok(prepared) => prepared,
                 Err(outcome) => return PriorState::without_request(outcome),
@@ -288,6 +314,10 @@ impl Enricher {
                     return PriorState::Settled(settled, origin);
                 }
                 Judged::Again(again) => {
+                    let is_repair = again.earlier.repairs > earlier.repairs && record.submission.is_some();
+                    if is_repair && repairs_online(providers, &record) {
+                        excluded_providers |= step.submitters(providers, route, excluded_providers);
+                    }
                     (question, params) = again.question(&question, &params);
                     earlier = again.earlier;
                 }
@@ -386,6 +416,11 @@ impl Enricher {
             }
         }
     }
+}
+
+/// Whether the provider that gave an answer leaves its repair to one that is sent single requests.
+fn repairs_online(providers: &[StepProvider], record: &Record) -> bool {
+    providers.iter().any(|provider| provider.name == record.provider && provider.repairs_online)
 }
 
 /// Returns the prices of the provider that gave an answer.

@@ -90,7 +90,19 @@ fn request_of(
             break;
         }
     }
-    within(step, providers, question, route).map_err(Outcome::Failed)
+    let mut request = within(step, providers, question, route).map_err(Outcome::Failed)?;
+    if let Some(urgent) = &step.urgent
+        && holds(urgent, steps, batch, cell.row).map_err(Outcome::Failed)?
+    {
+        request.excluded_providers |= step.submitters(providers, route, request.excluded_providers);
+    }
+    Ok(request)
+}
+
+/// Whether a row meets the condition of urgent rows of its step. One for which it cannot be evaluated does not.
+pub(super) fn is_urgent(steps: &[CompiledStep], batch: &OpenBatch, cell: Cell) -> bool {
+    let Some(urgent) = &steps[cell.step.index()].urgent else { return false };
+    matches!(panics::catch(|| holds(urgent, steps, batch, cell.row)), Ok(Ok(true)))
 }
 
 /// Excludes the providers for which a question is too long. If that is all of them, it is cut or the row fails.

@@ -111,6 +111,7 @@ impl Enricher {
             capacity_freed: &capacity_freed,
             journals: &journals,
             groups: &QuotaGroups::default(),
+            asks_online: prepared.asks_online,
             voice: &voice,
         };
         let endpoints = prepared.endpoints.into_iter().zip(prepared.batch_apis).enumerate();
@@ -251,6 +252,7 @@ impl Enricher {
         self.ledger.loaded(id, rows, bytes);
         self.ledger.keep_answer(id, kept);
         self.open.insert(id, batch);
+        self.mark_urgent_rows(id, rows);
         self.voice.say(&Event::Opened {
             batch: id,
             rows: u64::from(rows),

@@ -25,6 +25,7 @@ mod sharing;
 mod step_provider;
 mod stop;
 mod submitter_link;
+mod urgent_rows;
 mod waiting;
 
 pub use anomalies::Anomaly;

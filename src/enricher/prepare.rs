@@ -23,6 +23,8 @@ pub struct Prepared {
     pub endpoints: Vec<(Provider, Endpoint)>,
     /// The Batch API of each provider that is asked through it.
     pub(crate) batch_apis: Vec<Option<BatchApi>>,
+    /// Whether rows are sent by themselves to providers with a Batch API, too.
+    pub(crate) asks_online: bool,
     /// Largest share of errors that is allowed.
     pub max_error_rate: f64,
     /// Largest shares of unusual outcomes that are allowed.
@@ -56,6 +58,7 @@ pub fn prepare(job: &Job, source: &Schema, simulator: Option<&Url>) -> Result<Pr
         steps,
         endpoints,
         batch_apis,
+        asks_online: false,
         max_error_rate: job.max_error_rate,
         anomalies: job.anomalies,
     })
@@ -128,10 +131,13 @@ fn steps(job: &Job, source: &Schema) -> Result<Vec<CompiledStep>, EnricherError>
         let when =
             spec.when.as_deref().map(|written| condition(spec, written, source, &earlier, &job.steps, at));
         let when = when.transpose()?;
+        let urgent = spec.urgent_when.as_deref();
+        let urgent = urgent.map(|written| condition(spec, written, source, &earlier, &job.steps, at));
+        let urgent = urgent.transpose()?;
         let routes = spec.routes.iter();
         let routes = routes.map(|route| condition(spec, &route.when, source, &earlier, &job.steps, at));
         let routes = routes.collect::<Result<Vec<_>, _>>()?;
-        let of_conditions = when.iter().chain(&routes).flat_map(When::needs);
+        let of_conditions = when.iter().chain(&urgent).chain(&routes).flat_map(When::needs);
         let mut needs: Vec<usize> = prompt.needs().chain(of_conditions).collect();
         needs.sort_unstable();
         needs.dedup();
@@ -146,6 +152,7 @@ fn steps(job: &Job, source: &Schema) -> Result<Vec<CompiledStep>, EnricherError>
             prompt,
             when,
             routes,
+            urgent,
             needs,
             columns: OutputColumns::of(spec),
             dimensions: dimensions.map_or_else(OnceLock::new, OnceLock::from),

@@ -377,6 +377,7 @@ impl Enricher {
         }
         batch.settle(cell, settled);
         self.ledger.settle(cell);
+        self.mark_if_urgent(Cell { step: cell.step.next(), ..cell });
         self.unshare(cell);
         if let Some(ending) = ending.filter(|_| is_first) {
             self.voice.say(&Event::Settled { ending, extent, origin });

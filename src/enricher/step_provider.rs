@@ -12,7 +12,7 @@ use super::error::EnricherError;
 use super::input::Journals;
 use crate::admission::QuotaGroups;
 use crate::clock::Jitter;
-use crate::config::{MOST_PROVIDERS, PriceTable, Provider};
+use crate::config::{MOST_PROVIDERS, PriceTable, Provider, Repairs};
 use crate::dispatch::Dispatcher;
 use crate::event::Voice;
 use crate::executor::{ExecutorIo, Mode, ProviderHealth, Reply, Request};
@@ -32,10 +32,12 @@ pub(super) struct StepProvider {
     pub(super) has_fallback: bool,
     pub(super) prices: Option<Arc<PriceTable>>,
     pub(super) inbox: mpsc::Sender<Request>,
-    /// Whether its submitter has nothing to do; `None` if its requests are sent by themselves.
+    /// Whether its submitter has nothing to do; `None` without one.
     pub(super) rest: Option<SubmitterStatus>,
     /// Number of submissions that a row may be in without an answer; 0 if its requests are sent by themselves.
     pub(super) max_submissions: u32,
+    /// Whether a row whose answer from a submission is not valid is repaired by a provider that is sent single requests.
+    pub(super) repairs_online: bool,
     pub(super) health: ProviderHealth,
     /// The failure that ruled it out for the rest of the run, if one did.
     pub(super) out: Option<Failure>,
@@ -66,11 +68,14 @@ pub(super) struct ExecutorStarter<'a> {
     pub(super) capacity_freed: &'a Arc<Notify>,
     pub(super) journals: &'a Journals,
     pub(super) groups: &'a QuotaGroups,
+    /// Whether rows are sent by themselves to providers with a Batch API, too.
+    pub(super) asks_online: bool,
     pub(super) voice: &'a Voice,
 }
 
 impl ExecutorStarter<'_> {
-    /// Starts the executor of a provider.
+    /// Starts the executor of a provider. One with a Batch API has a submitter, and a dispatcher beside it if rows are
+    /// sent by themselves: then the submitter takes in what it handed out in earlier runs.
     pub(super) fn start(
         &self,
         index: usize,
@@ -86,14 +91,7 @@ impl ExecutorStarter<'_> {
             if provider.endpoint.is_none() { "simulator".into() } else { endpoint.address().into() };
         let ProviderRole { has_fallback, only_embeds, embeds, limits_tokens } = role;
         let together = if embeds { provider.inputs_per_request as usize } else { 1 };
-        let usual = match &provider.batch {
-            Some(_) => MOST_READY,
-            None => provider.max_concurrency as usize * together,
-        };
-        let capacity = usual.min(MOST_READY);
-        let (sender, inbox) = mpsc::channel(capacity);
-        let health = ProviderHealth::default();
-        let io = ExecutorIo {
+        let io = |capacity: usize, inbox: mpsc::Receiver<Request>, health: &ProviderHealth| ExecutorIo {
             provider: index,
             inbox,
             outbox: self.outbox.clone(),
@@ -109,24 +107,42 @@ impl ExecutorStarter<'_> {
             voice: self.voice.clone(),
         };
         let endpoint = Arc::new(endpoint);
-        // Here alone it is chosen which executor a provider has.
-        let rest = match (&provider.batch, batch_api, &self.context) {
-            (Some(settings), Some(api), Some(context)) => {
+        // Here alone it is chosen which executors a provider has.
+        let batch_api = provider.batch.as_ref().zip(batch_api).zip(self.context.as_ref());
+        let takes_files = batch_api.is_some() && !self.asks_online;
+        let usual = provider.max_concurrency as usize * together;
+        let capacity = if takes_files { MOST_READY } else { usual.min(MOST_READY) };
+        let (sender, inbox) = mpsc::channel(capacity);
+        let health = ProviderHealth::default();
+        let (unused, empty) = mpsc::channel(1);
+        let (of_submitter, of_dispatcher) = match takes_files {
+            true => ((inbox, health.clone()), None),
+            false => ((empty, ProviderHealth::default()), Some(inbox)),
+        };
+        let rest = match batch_api {
+            Some(((settings, api), context)) => {
+                let (inbox, health) = of_submitter;
                 let (settings, context) = (settings.clone(), context.clone());
-                let submitter = Submitter::new(provider, settings, api, endpoint, context, io);
+                let io = io(capacity, inbox, &health);
+                let submitter = Submitter::new(provider, settings, api, Arc::clone(&endpoint), context, io);
                 let rest = submitter.rest();
                 let runtime = new_runtime()?;
-                executors.spawn_blocking(move || runtime.block_on(submitter.run()));
+                executors.spawn_blocking(move || {
+                    runtime.block_on(submitter.run());
+                    // Until here an inbox without rows stays open.
+                    drop(unused);
+                });
                 Some(rest)
             }
-            _ => {
-                let learned = self.journals.learned.learned_limits();
-                let dispatcher = Dispatcher::new(provider, endpoint, learned, self.groups, io);
-                run_on_thread(new_runtime()?, dispatcher.run(), executors);
-                None
-            }
+            None => None,
         };
-        let max_submissions = provider.batch.as_ref().filter(|_| rest.is_some());
+        if let Some(inbox) = of_dispatcher {
+            let learned = self.journals.learned.learned_limits();
+            let io = io(capacity, inbox, &health);
+            let dispatcher = Dispatcher::new(provider, endpoint, learned, self.groups, io);
+            run_on_thread(new_runtime()?, dispatcher.run(), executors);
+        }
+        let settings = provider.batch.as_ref().filter(|_| takes_files);
         let window = provider.context_window.map(|tokens| ContextWindow::new(tokens, &model));
         Ok(StepProvider {
             window,
@@ -138,7 +154,8 @@ impl ExecutorStarter<'_> {
             prices: provider.prices.clone(),
             inbox: sender,
             rest,
-            max_submissions: max_submissions.map_or(0, |batch| batch.max_submissions),
+            max_submissions: settings.map_or(0, |batch| batch.max_submissions),
+            repairs_online: settings.is_some_and(|batch| batch.repairs == Repairs::Online),
             health,
         })
     }
@@ -168,6 +185,16 @@ fn new_runtime() -> Result<Runtime, EnricherError> {
 }
 
 impl StepProvider {
+    /// Whether its rows go through its Batch API.
+    pub(super) fn is_submitter(&self) -> bool {
+        self.max_submissions > 0
+    }
+
+    /// Whether it takes no rows before a submission comes back.
+    pub(super) fn is_full(&self) -> bool {
+        self.is_submitter() && self.rest.as_ref().is_some_and(SubmitterStatus::is_full)
+    }
+
     /// Free room in the inbox, in thousandths of its capacity.
     pub(super) fn capacity(&self) -> usize {
         self.inbox.capacity() * 1_000 / self.inbox.max_capacity().max(1)

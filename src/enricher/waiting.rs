@@ -3,6 +3,8 @@
 use super::interface::Enricher;
 use super::step_provider::{StepProvider, have_begun};
 use super::stop::Stop;
+use crate::executor::Request;
+use crate::ident::StepId;
 use crate::submitter::SubmitterNews;
 
 /// Whether a run has nothing to do before a submission comes back.
@@ -41,7 +43,9 @@ impl Enricher {
     /// Whether the run has nothing to do before a submission comes back. To be asked when no task is under way and no row
     /// can be handed out. Has the submitters hand in what they have.
     pub fn waits(&mut self) -> SubmissionWait {
-        let Some(submissions) = &mut self.submissions else { return SubmissionWait::No };
+        if self.submissions.is_none() {
+            return SubmissionWait::No;
+        }
         // Rows within the row limit are handed in, too.
         let is_stopped = self.stop.as_ref().is_some_and(|stop| !matches!(stop, Stop::MaxRows));
         if is_stopped {
@@ -50,19 +54,26 @@ impl Enricher {
         if !have_begun(&self.providers) {
             return SubmissionWait::Soon;
         }
-        // A submitter that is full leaves rows in its inbox.
+        // A submitter that is full leaves rows in its inbox, and before it.
         let held = |provider: &StepProvider| match &provider.rest {
-            Some(rest) if rest.is_full() => {
+            Some(rest) if provider.is_full() => {
                 (provider.inbox.max_capacity() - provider.inbox.capacity()) as u64 + rest.held()
             }
             _ => 0,
         };
         let held: u64 = self.providers.iter().map(held).sum();
+        let is_held = |request: &&Request| {
+            let without = request.tried | request.excluded_providers;
+            let step = &self.steps[request.cell.step.index()];
+            step.first_up(&self.providers, request.route, without).is_some_and(StepProvider::is_full)
+        };
+        let held = held + self.rerouted.iter().filter(is_held).count() as u64;
         // Every executor waits if nothing but the return of a submission leaves more of the budget.
         let is_under_way = self.ledger.handed_out() > held && !self.account.waits_for_submissions();
-        if is_under_way || !self.ledger.has_submitted() {
+        if is_under_way || !self.ledger.has_submitted() || self.awaits_provider() {
             return SubmissionWait::No;
         }
+        let Some(submissions) = &mut self.submissions else { return SubmissionWait::No };
         if !submissions.has_drained {
             submissions.has_drained = true;
             submissions.drain.send_modify(|number| *number += 1);
@@ -74,5 +85,22 @@ impl Enricher {
         } else {
             SubmissionWait::Soon
         }
+    }
+
+    /// Whether a row is ready whose providers all fail for now.
+    fn awaits_provider(&mut self) -> bool {
+        let Self { steps, providers, ledger, .. } = self;
+        for (at, step) in steps.iter().enumerate() {
+            for urgency in step.urgencies() {
+                let without = step.closed_to(*urgency, providers);
+                if step.first_up(providers, 0, without).is_none()
+                    && let Some(cell) = ledger.hand_out_next(StepId::new(at), *urgency)
+                {
+                    ledger.give_back(cell);
+                    return true;
+                }
+            }
+        }
+        false
     }
 }

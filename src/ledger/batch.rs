@@ -33,10 +33,21 @@ pub(super) enum RowState {
     Done,
 }
 
+/// Whether a row is handed out before others that are at the same step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// Before the usual ones.
+    Urgent,
+    /// In the order of the source.
+    Usual,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct LedgerRow {
     pub(super) step: StepId,
     pub(super) state: RowState,
+    /// Its urgency in its current step.
+    pub(super) urgency: Urgency,
 }
 
 #[derive(Debug)]
@@ -90,6 +101,7 @@ impl LedgerBatch {
         self.size = u64::from(rows);
         self.unfinished = self.size;
         (self.submitted, self.fresh, self.has_returned) = (0, 0, false);
-        self.rows = vec![LedgerRow { step: StepId::FIRST, state: RowState::Ready }; rows as usize];
+        let row = LedgerRow { step: StepId::FIRST, state: RowState::Ready, urgency: Urgency::Usual };
+        self.rows = vec![row; rows as usize];
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use super::batch::{LedgerBatch, Phase, RowState};
+use super::batch::{LedgerBatch, Phase, RowState, Urgency};
 use crate::config::Job;
 use crate::event::Hold;
 use crate::ident::{BatchId, Cell, StepId};
@@ -68,6 +68,8 @@ pub struct Ledger {
     /// For each step, the rows that are handed out before fresh ones: they are past their first step, or were given
     /// back.
     ready: Vec<VecDeque<(BatchId, u32)>>,
+    /// For each step, the urgent rows that are ready.
+    urgent: Vec<VecDeque<(BatchId, u32)>>,
     handed_out: u64,
     stopped: bool,
 }
@@ -103,6 +105,7 @@ impl Ledger {
             next_batch,
             source: SourceState::Open,
             ready: vec![VecDeque::new(); steps],
+            urgent: vec![VecDeque::new(); steps],
             handed_out: 0,
             stopped: false,
         }
@@ -282,18 +285,29 @@ impl Ledger {
         }
     }
 
+    /// Makes a row urgent in its current step. It is no longer handed out as a usual one.
+    ///
+    /// # Panics
+    /// If the row is not ready for that step.
+    pub fn make_urgent(&mut self, cell: Cell) {
+        let row = self.row_mut(cell);
+        assert!(row.step == cell.step && row.state == RowState::Ready, "{cell} is ready");
+        row.urgency = Urgency::Urgent;
+        self.urgent[cell.step.index()].push_back((cell.batch, cell.row));
+    }
+
     /// Hands out the next row for a step: first rows that are past their first step or were given back, then, for the
     /// first step, fresh rows of the open batches in order.
-    pub fn hand_out_next(&mut self, step: StepId) -> Option<Cell> {
+    pub fn hand_out_next(&mut self, step: StepId, urgency: Urgency) -> Option<Cell> {
         if self.stopped {
             return None;
         }
-        while let Some((id, row)) = self.ready[step.index()].pop_front() {
-            if let Some(cell) = self.hand_out(id, row, step) {
+        while let Some((id, row)) = self.queue_mut(step, urgency).pop_front() {
+            if let Some(cell) = self.hand_out(id, row, step, urgency) {
                 return Some(cell);
             }
         }
-        if step != StepId::FIRST {
+        if step != StepId::FIRST || urgency == Urgency::Urgent {
             return None;
         }
         let open = self.batches.iter_mut().filter(|(_, batch)| batch.phase == Phase::Open);
@@ -302,18 +316,25 @@ impl Ledger {
             while let Some(row) = batch.rows.get(batch.fresh as usize) {
                 let at = batch.fresh;
                 batch.fresh += 1;
-                if row.state == RowState::Ready && row.step == step {
+                if row.state == RowState::Ready && row.step == step && row.urgency == urgency {
                     found = Some((id, at));
                     break 'search;
                 }
             }
         }
-        found.and_then(|(id, row)| self.hand_out(id, row, step))
+        found.and_then(|(id, row)| self.hand_out(id, row, step, urgency))
     }
 
-    fn hand_out(&mut self, id: BatchId, row: u32, step: StepId) -> Option<Cell> {
+    fn queue_mut(&mut self, step: StepId, urgency: Urgency) -> &mut VecDeque<(BatchId, u32)> {
+        match urgency {
+            Urgency::Urgent => &mut self.urgent[step.index()],
+            Urgency::Usual => &mut self.ready[step.index()],
+        }
+    }
+
+    fn hand_out(&mut self, id: BatchId, row: u32, step: StepId, urgency: Urgency) -> Option<Cell> {
         let entry = self.batches.get_mut(&id)?.rows.get_mut(row as usize)?;
-        if entry.state != RowState::Ready || entry.step != step {
+        if entry.state != RowState::Ready || entry.step != step || entry.urgency != urgency {
             return None;
         }
         entry.state = RowState::HandedOut;
@@ -329,8 +350,9 @@ impl Ledger {
         let row = self.row_mut(cell);
         assert_eq!(row.state, RowState::HandedOut, "{cell} was handed out");
         row.state = RowState::Ready;
+        let urgency = row.urgency;
         self.handed_out -= 1;
-        self.ready[cell.step.index()].push_front((cell.batch, cell.row));
+        self.queue_mut(cell.step, urgency).push_front((cell.batch, cell.row));
     }
 
     /// Records that the request of a row is in a submission. Its outcome is found in the journal when the batch is loaded
@@ -361,7 +383,7 @@ impl Ledger {
         let done = next.index() == steps;
         row.state = if done { RowState::Done } else { RowState::Ready };
         if !done {
-            row.step = next;
+            (row.step, row.urgency) = (next, Urgency::Usual);
         }
         self.handed_out -= u64::from(was_handed_out);
         if done {

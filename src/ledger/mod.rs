@@ -9,4 +9,5 @@ mod machine;
 #[cfg(test)]
 mod simulation;
 
+pub use batch::Urgency;
 pub use machine::{Ledger, LedgerTask, Window};

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::{Ledger, LedgerTask, Window};
+use super::{Ledger, LedgerTask, Urgency, Window};
 use crate::ident::{BatchId, Cell, StepId};
 
 const STEPS: usize = 2;
@@ -139,14 +139,32 @@ impl World {
     fn load(&mut self, id: BatchId) {
         let rows = u32::try_from(self.disk.plan[&id].len()).unwrap();
         self.ledger.loaded(id, rows, u64::from(rows) * 10);
+        for row in 0..rows {
+            self.perhaps_make_urgent(Cell { batch: id, row, step: StepId::FIRST });
+        }
+    }
+
+    fn perhaps_make_urgent(&mut self, cell: Cell) {
+        if self.random.u8(..8) == 0 {
+            self.ledger.make_urgent(cell);
+        }
+    }
+
+    /// Settles a row, which may be urgent in its next step.
+    fn settle(&mut self, cell: Cell) {
+        self.ledger.settle(cell);
+        let step = cell.step.next();
+        if step.index() < STEPS {
+            self.perhaps_make_urgent(Cell { step, ..cell });
+        }
     }
 
     /// Sends the next row of a step, unless the journal holds the answer. Returns false if there is no row.
-    fn hand_out(&mut self, step: StepId) -> bool {
-        let Some(cell) = self.ledger.hand_out_next(step) else { return false };
+    fn hand_out(&mut self, step: StepId, urgency: Urgency) -> bool {
+        let Some(cell) = self.ledger.hand_out_next(step, urgency) else { return false };
         if let Some(answer) = self.disk.journal.get(&cell) {
             self.outputs.insert(cell, answer.clone());
-            self.ledger.settle(cell);
+            self.settle(cell);
         } else if self.is_submitted(cell) {
             self.ledger.submitted(cell);
         } else if self.submits && self.random.bool() {
@@ -226,7 +244,7 @@ impl World {
             // An error of the row itself is not paid for, but settles the row.
             1 => {
                 self.outputs.insert(cell, format!("ERROR of {source_row} step {}", cell.step.index()));
-                return self.ledger.settle(cell);
+                return self.settle(cell);
             }
             _ => {}
         }
@@ -237,7 +255,7 @@ impl World {
             return self.kill();
         }
         self.outputs.insert(cell, answer);
-        self.ledger.settle(cell);
+        self.settle(cell);
     }
 
     fn step(&mut self) {
@@ -253,7 +271,8 @@ impl World {
             }
             42..70 => {
                 let step = StepId::new(self.random.usize(..STEPS));
-                self.hand_out(step);
+                let urgency = if self.random.bool() { Urgency::Urgent } else { Urgency::Usual };
+                self.hand_out(step, urgency);
             }
             _ => {
                 let release = self.random.u16(..1_000) == 0;
@@ -300,8 +319,10 @@ impl World {
         loop {
             let mut moved = false;
             for step in (0..STEPS).map(StepId::new) {
-                while self.hand_out(step) {
-                    moved = true;
+                for urgency in [Urgency::Urgent, Urgency::Usual] {
+                    while self.hand_out(step, urgency) {
+                        moved = true;
+                    }
                 }
             }
             let quick: Vec<Cell> = self.in_flight.difference(&self.stragglers).copied().collect();
@@ -374,7 +395,7 @@ fn a_failed_duty_ends_the_ledger_and_takes_nothing_with_it() {
             (0, task @ LedgerTask::Plan) | (1, task @ LedgerTask::Load(_)) => ledger.failed(task),
             (_, LedgerTask::Load(id)) => {
                 ledger.loaded(id, 1, 10);
-                let cell = ledger.hand_out_next(StepId::FIRST).unwrap();
+                let cell = ledger.hand_out_next(StepId::FIRST, Urgency::Usual).unwrap();
                 ledger.settle(cell);
                 let task = ledger.next_task().unwrap();
                 assert_eq!(task, LedgerTask::Commit(id));
@@ -396,7 +417,8 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
         let id = ledger.planned(2, 20);
         ledger.loaded(id, 2, 20);
     }
-    let cells: Vec<Cell> = std::iter::from_fn(|| ledger.hand_out_next(StepId::FIRST)).take(3).collect();
+    let next = || ledger.hand_out_next(StepId::FIRST, Urgency::Usual);
+    let cells: Vec<Cell> = std::iter::from_fn(next).take(3).collect();
     ledger.stop();
     assert!(!ledger.is_finished(), "three rows are in flight");
     cells.iter().for_each(|cell| ledger.settle(*cell));
@@ -406,4 +428,33 @@ fn a_stopped_ledger_commits_what_is_full_and_ends() {
     ledger.forgotten(BatchId::FIRST);
     assert_eq!(ledger.next_task(), None);
     assert!(ledger.is_finished() && !ledger.is_complete());
+}
+
+#[test]
+fn urgent_rows_are_handed_out_first_and_commits_keep_their_order() {
+    let window = Window { max_rows: 10, max_bytes: 100, batch_rows: 2, batch_bytes: 20 };
+    let mut ledger = Ledger::new(window, 1, BatchId::FIRST, [], &BTreeSet::new());
+    let mut loaded = Vec::new();
+    for _ in 0..2 {
+        assert_eq!(ledger.next_task(), Some(LedgerTask::Plan));
+        let id = ledger.planned(2, 20);
+        ledger.loaded(id, 2, 20);
+        loaded.push(id);
+    }
+    let cell = |batch: usize, row| Cell { batch: loaded[batch], row, step: StepId::FIRST };
+    ledger.make_urgent(cell(1, 1));
+    ledger.make_urgent(cell(1, 0));
+    let urgent = [Urgency::Urgent; 3].map(|urgency| ledger.hand_out_next(StepId::FIRST, urgency));
+    assert_eq!(urgent, [Some(cell(1, 1)), Some(cell(1, 0)), None]);
+    // One that is given back is urgent still.
+    ledger.give_back(cell(1, 0));
+    let usual = [Urgency::Usual; 3].map(|urgency| ledger.hand_out_next(StepId::FIRST, urgency));
+    assert_eq!(usual, [Some(cell(0, 0)), Some(cell(0, 1)), None]);
+    assert_eq!(ledger.hand_out_next(StepId::FIRST, Urgency::Urgent), Some(cell(1, 0)));
+    ledger.settle(cell(1, 0));
+    ledger.settle(cell(1, 1));
+    assert_ne!(ledger.next_task(), Some(LedgerTask::Commit(loaded[1])));
+    ledger.settle(cell(0, 0));
+    ledger.settle(cell(0, 1));
+    assert_eq!(ledger.next_task(), Some(LedgerTask::Commit(loaded[0])));
 }

@@ -318,6 +318,7 @@ mod tests {
             providers: vec![0],
             balance: false,
             when: None,
+            urgent_when: None,
             prompt: prompt.into(),
             system: None,
             params: Params::default(),

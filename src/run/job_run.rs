@@ -97,6 +97,7 @@ async fn start(
 ) -> Result<Started, RunError> {
     let (job, run) = (session.job(), session.run());
     source.save_state();
+    prepared.enricher.asks_online = options.asks_online;
     let budget = session.budget().await?;
     let mut sink = Sink::open(job, &prepared.columns, source.id(), &source.columns_left_out(), run).await?;
     let file = CheckpointFile::in_folder(session.home());

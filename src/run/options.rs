@@ -21,6 +21,8 @@ pub struct RunOptions {
     pub confirmed: bool,
     /// Whether the run stays until every submission to a provider's Batch API has come back.
     pub waits: bool,
+    /// Whether rows are sent by themselves to providers with a Batch API, too. What is submitted stays submitted.
+    pub asks_online: bool,
     /// Whether a job that starts over uses answers that were paid for earlier.
     pub keep_paid: bool,
 }

@@ -147,6 +147,7 @@ pub(crate) async fn send_pilot(
         confirmed: true,
         keep_paid: true,
         waits: false,
+        asks_online: true,
     };
     let end = running.run(options, stop).await;
     // This is done for a pilot that was cut short or failed, too: other machines must know what is spent.

@@ -136,10 +136,19 @@ fn every_key_of_the_schema_is_read() {
     job["step"][0]["kind"] = "chat".into();
     job["step"][0]["max_tokens_retry"] = 2.into();
     job["step"][0]["fields"] = serde_json::json!({ "any": "int" });
+    // Urgent rows go to another provider than the others.
+    job["provider"]["other"] = serde_json::json!({
+        "base_url": "simulator",
+        "model": "any",
+        "price_per_million_input": 1,
+        "price_per_million_output": 1,
+    });
+    job["step"][0]["provider"] = serde_json::json!(["any", "other"]);
     // A batch section and a budget do not go together.
     let (mut without_budget, mut without_batch) = (job.clone(), job);
     without_budget.as_object_mut().unwrap().shift_remove("budget");
     without_batch["provider"]["any"].as_object_mut().unwrap().shift_remove("batch");
+    without_batch["step"][0].as_object_mut().unwrap().shift_remove("urgent_when");
     for job in [without_budget, without_batch] {
         let text = toml::to_string(&job).unwrap();
         judge_text(&text).unwrap();

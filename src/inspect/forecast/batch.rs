@@ -55,6 +55,16 @@ impl Reckoning<'_> {
         Some(input.plus(part.output_tokens.times(prices.output.dollars())))
     }
 
+    /// Returns a note on urgent rows, which a pilot does not tell from others.
+    pub(super) fn urgent_note(&self) -> Option<String> {
+        let mut steps = self.job.steps.iter();
+        let has_urgent = self.pilot.is_some() && steps.any(|step| step.urgent_when.is_some());
+        has_urgent.then(|| {
+            "after a pilot rows that meet urgent_when are reckoned at the price of batches, too: without --pilot they are not"
+                .to_owned()
+        })
+    }
+
     /// Returns the duration of a run and what decides it: the batches of its steps, one after the other, and what is sent
     /// by itself.
     pub(super) fn time_with_batches(&self) -> Option<(Estimate, String)> {

@@ -62,11 +62,11 @@ pub async fn forecast(
     voice: Voice,
 ) -> Result<Forecast, RunError> {
     if options.pilot.is_none() {
-        return tell(job, &home(job).await?, options, stop, simulator, None).await;
+        return Box::pin(tell(job, &home(job).await?, options, stop, simulator, None)).await;
     }
     // A run at the same time would send the same rows.
     let session = Session::open(job, Scope::Run, RunId::random()).await?;
-    let work = tell(job, session.home(), options, stop, simulator, Some((&session, voice)));
+    let work = Box::pin(tell(job, session.home(), options, stop, simulator, Some((&session, voice))));
     let forecast = session.during(work).await;
     session.release().await;
     forecast

@@ -413,6 +413,7 @@ impl Reckoning<'_> {
         {
             notes.push(format!("${left:.4} is left of the budget of {most}: it may not be enough"));
         }
+        notes.extend(self.urgent_note());
         notes.extend(self.alike_note());
         if self.job.cache.is_some() {
             notes

@@ -119,7 +119,7 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
         for (at, row) in chunk.physical.iter().enumerate() {
             let steps = prepared.steps.iter().enumerate();
             let request = |(nth, step)| {
-                panics::catch(|| request_of(step, nth, &rows, at, &encodings))
+                panics::catch(|| request_of(job, step, nth, &rows, at, &encodings))
                     .unwrap_or(SampleRequest::Nothing)
             };
             let requests = steps.map(request).collect();
@@ -130,6 +130,7 @@ pub(super) fn look(job: &Job, prepared: &Prepared, chunks: &[Chunk]) -> Vec<Look
 }
 
 fn request_of(
+    job: &Job,
     step: &CompiledStep,
     nth: usize,
     rows: &Rows,
@@ -152,7 +153,10 @@ fn request_of(
     };
     // With `balance` each provider of the list gets the same number of rows.
     let place = if step.spec.balance { (at + nth) % providers.len() } else { 0 };
-    let provider = providers[place];
+    let is_urgent = step.urgent.as_ref().is_some_and(|urgent| urgent.holds_in(rows, at));
+    let mut online =
+        providers.iter().filter(|provider| is_urgent && job.providers[**provider].batch.is_none());
+    let provider = *online.next().unwrap_or(&providers[place]);
     let texts = question.messages().iter().map(|message| message.content.as_str());
     let schema = step.spec.params.shape.as_ref().map(Shape::text);
     let tokens = encodings[provider].count_conversation(texts.chain(schema));
