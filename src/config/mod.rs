@@ -30,7 +30,7 @@ mod steps;
 mod units;
 
 pub use anomalies::Anomalies;
-pub use batch_api::BatchApiSettings;
+pub use batch_api::{BatchApiSettings, BatchShape};
 pub(crate) use budget::BATCH_TIER;
 pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;

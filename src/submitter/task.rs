@@ -334,7 +334,7 @@ impl Submitter {
             self.spool = Some(created.map_err(|source| self.spool_error("begin", source))?);
         }
         let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
-        let added = spool.add(&request, body, worst);
+        let added = spool.add(&request, body, worst, self.settings.shape);
         added.map_err(|source| self.spool_error("write", source))?;
         if self.spool.as_ref().is_some_and(|spool| spool.lines >= self.most_lines()) {
             self.seal().await?;
