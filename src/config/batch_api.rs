@@ -7,17 +7,55 @@ use serde::Deserialize;
 
 use super::units::{ByteSize, Span};
 
+/// The interface of a Batch API.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum BatchShape {
+    /// OpenAI's, which most others have taken over.
+    #[default]
+    Openai,
+    /// Together's.
+    Together,
+    /// Mistral's.
+    Mistral,
+}
+
+impl BatchShape {
+    /// Returns the name that a job file has for it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            BatchShape::Openai => "openai",
+            BatchShape::Together => "together",
+            BatchShape::Mistral => "mistral",
+        }
+    }
+
+    /// Returns the interface of a host that has another one than OpenAI's.
+    pub(super) fn of_host(host: &str) -> Option<Self> {
+        match host {
+            "api.together.xyz" | "api.together.ai" => Some(BatchShape::Together),
+            "api.mistral.ai" => Some(BatchShape::Mistral),
+            _ => None,
+        }
+    }
+}
+
 /// The section `[provider.<name>.batch]`: requests go out in files and come back within a day, at another price.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawBatchApi {
-    /// Time in which the provider is to answer, sent as `completion_window`. Default: `24h`.
+    /// Interface of the Batch API. Default: `openai`.
+    #[serde(default)]
+    pub(super) shape: BatchShape,
+    /// Time in which the provider is to answer, sent as `completion_window`; for `mistral` whole hours, sent as
+    /// `timeout_hours`. Default: `24h`.
     #[schemars(length(min = 1))]
     pub(super) window: Option<String>,
     /// Maximum number of requests in a file, at least 1. Default: 50,000.
     #[schemars(range(min = 1))]
     pub(super) max_requests: Option<u32>,
-    /// Maximum size of a file. Default: 190MB.
+    /// Maximum size of a file. Default: 190MB, for `together` 95MB.
     pub(super) max_bytes: Option<ByteSize>,
     /// Maximum number of requests that are at the provider, at least 1. Default: 500,000.
     #[schemars(range(min = 1))]
@@ -68,7 +106,9 @@ pub enum Repairs {
 /// How a provider's Batch API is used.
 #[derive(Clone, Debug)]
 pub struct BatchApiSettings {
-    /// Value of `completion_window`.
+    /// Interface of the Batch API.
+    pub shape: BatchShape,
+    /// Value of `completion_window`, or the time that is sent in its place.
     pub window: String,
     /// Maximum number of requests in a file.
     pub max_requests: u32,

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::batch_api::{BatchApiSettings, RawBatchApi};
+use super::batch_api::{BatchApiSettings, BatchShape, RawBatchApi};
 use super::check::Checker;
 use super::error::ConfigError;
 use super::simulated_batches::BatchesSpec;
-use super::units::{ByteSize, Span};
+use super::units::{ByteSize, Span, duration};
 use crate::ident::Money;
 
 const WINDOW: &str = "24h";
@@ -19,6 +19,8 @@ const RECREATE_AFTER: Duration = Duration::from_secs(900);
 const LEAST_RECREATE_AFTER: Duration = Duration::from_secs(300);
 const FIRST_REQUESTS: u32 = 200;
 const MAX_FILE_BYTES: u64 = 190_000_000;
+/// Together takes files of 100 MB.
+const MAX_FILE_BYTES_AT_TOGETHER: u64 = 95_000_000;
 const LEAST_FILE_BYTES: u64 = 64_000;
 
 impl Checker<'_> {
@@ -32,6 +34,15 @@ impl Checker<'_> {
         let span = |field: &str, written: Option<Span>, usual: Duration| {
             self.positive_span(&key(field), written, usual)
         };
+        let shape = raw.shape;
+        let host = endpoint.and_then(Url::host_str).unwrap_or_default();
+        if let Some(own) = BatchShape::of_host(host).filter(|own| *own != shape) {
+            let (is, own) = (shape.name(), own.name());
+            return Err(self.wrong(
+                key("shape"),
+                format!("is \"{is}\", and {host} has a Batch API of its own: set shape = \"{own}\""),
+            ));
+        }
         let poll = span("poll", raw.poll, POLL)?;
         let is_here = endpoint.is_none_or(|url| {
             matches!(url.host(), Some(url::Host::Ipv4(address)) if address.is_loopback())
@@ -51,7 +62,17 @@ impl Checker<'_> {
         if window.is_empty() {
             return Err(self.wrong(key("window"), "is empty"));
         }
-        let max_bytes = raw.max_bytes.map_or(MAX_FILE_BYTES, ByteSize::get);
+        if shape == BatchShape::Mistral && !is_whole_hours(&window) {
+            return Err(self.wrong(
+                key("window"),
+                format!("is \"{window}\"; Mistral counts in whole hours, like \"24h\""),
+            ));
+        }
+        let usual_bytes = match shape {
+            BatchShape::Together => MAX_FILE_BYTES_AT_TOGETHER,
+            BatchShape::Openai | BatchShape::Mistral => MAX_FILE_BYTES,
+        };
+        let max_bytes = raw.max_bytes.map_or(usual_bytes, ByteSize::get);
         if max_bytes < LEAST_FILE_BYTES {
             return Err(self.wrong(key("max_bytes"), "is less than 64KB"));
         }
@@ -59,6 +80,7 @@ impl Checker<'_> {
             return Err(self.wrong(key("enqueued_tokens"), "must be at least 1"));
         }
         Ok(BatchApiSettings {
+            shape,
             window,
             max_requests: self.positive(&key("max_requests"), raw.max_requests, 50_000)?,
             max_bytes,
@@ -97,4 +119,10 @@ impl Checker<'_> {
             None => Ok(()),
         }
     }
+}
+
+/// Whether a text is a time of some hours and no part of one.
+fn is_whole_hours(text: &str) -> bool {
+    const HOUR: u128 = 3_600_000_000_000;
+    duration(text).is_ok_and(|time| !time.is_zero() && time.as_nanos().is_multiple_of(HOUR))
 }

@@ -31,7 +31,7 @@ mod steps;
 mod units;
 
 pub use anomalies::Anomalies;
-pub use batch_api::{BatchApiSettings, Repairs};
+pub use batch_api::{BatchApiSettings, BatchShape, Repairs};
 pub(crate) use budget::BATCH_TIER;
 pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;

@@ -23,6 +23,8 @@ endpoint: copy the one that is nearest, and change `app_id`, the two paths and t
 | [`openai-batch.toml`](openai-batch.toml) | OpenAI at half the price, for rows that can wait for hours | `OPENAI_API_KEY` |
 | [`openrouter.toml`](openrouter.toml) | OpenRouter, the cheapest host first | `OPENROUTER_API_KEY` |
 | [`mistral.toml`](mistral.toml) | Mistral | `MISTRAL_API_KEY` |
+| [`mistral-batch.toml`](mistral-batch.toml) | Mistral at half the price, for rows that can wait for hours | `MISTRAL_API_KEY` |
+| [`together-batch.toml`](together-batch.toml) | Together, for rows that can wait for a day or three | `TOGETHER_API_KEY` |
 | [`anthropic.toml`](anthropic.toml) | Anthropic, by its OpenAI-compatible interface | `ANTHROPIC_API_KEY` |
 | [`azure.toml`](azure.toml) | a deployment of Azure OpenAI | `AZURE_OPENAI_API_KEY` |
 | [`gemini.toml`](gemini.toml) | Gemini, by its OpenAI-compatible interface | `GEMINI_API_KEY` |

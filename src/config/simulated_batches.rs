@@ -3,12 +3,20 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::batch_api::BatchShape;
 use super::units::{ByteSize, Span};
 
 /// Files and batches of the simulator: requests that are answered later, at another price.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BatchesSpec {
+    /// The interface. Default: `openai`.
+    #[serde(default)]
+    pub shape: BatchShape,
+    /// Whether an upload is announced first, and the response names another address to which the content goes, as at
+    /// Together. Default: false.
+    #[serde(default)]
+    pub signed_uploads: bool,
     /// Time that a batch takes once it is validated; with `takes_sigma`, its median. Default: none.
     pub takes: Option<Span>,
     /// Spread of a log-normal `takes`, 0 to 10. Default: 0, always the same.

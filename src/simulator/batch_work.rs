@@ -12,13 +12,14 @@ use tokio::time::sleep_until;
 
 use super::answer::{chance, tokens_of};
 use super::api_kind::ApiKind;
+use super::batch_shapes::{answered_line, unanswered_line};
 use super::gate::fault_for;
 use super::model::log_normal;
 use super::state::ServerShared;
 use super::stored::{ContentWriter, FileContent, SimulatedBatch, SimulatedBatchState, UploadedFile};
 use super::{chat, embeddings};
 use crate::clock::{self, Instant};
-use crate::config::{AnswerOrder, BatchesSpec, StuckIn};
+use crate::config::{AnswerOrder, BatchShape, BatchesSpec, StuckIn};
 
 const MAX_REQUESTS: u32 = 50_000;
 /// Time between two looks of a batch that waits for its cancellation or its expiry.
@@ -32,8 +33,8 @@ const PIECE: u64 = 1 << 20;
 #[derive(Debug, Deserialize)]
 struct ReceivedLine<'a> {
     custom_id: String,
-    method: String,
-    url: String,
+    method: Option<String>,
+    url: Option<String>,
     #[serde(borrow)]
     body: &'a RawValue,
 }
@@ -54,6 +55,7 @@ struct ValidationError {
 
 /// The files of a batch's answers, as they are written.
 struct OutputFiles {
+    shape: BatchShape,
     output: ContentWriter,
     errors: ContentWriter,
 }
@@ -70,7 +72,7 @@ pub(super) async fn work_off(shared: Arc<ServerShared>, id: String) {
         Ok(places) => places,
         Err(invalid) => return work.fail(invalid),
     };
-    let Ok(files) = OutputFiles::create() else {
+    let Ok(files) = OutputFiles::create(spec.shape) else {
         return work.change(|batch| batch.state = SimulatedBatchState::Failed);
     };
     work.change(|batch| {
@@ -89,6 +91,8 @@ struct BatchWorker<'a> {
     id: &'a str,
     number: u32,
     endpoint: String,
+    /// Model of all lines, where they do not state it.
+    model: Option<String>,
     input: FileContent,
     expires: Instant,
 }
@@ -97,13 +101,14 @@ impl<'a> BatchWorker<'a> {
     fn of(shared: &'a ServerShared, spec: &'a BatchesSpec, id: &'a str) -> Option<Self> {
         let mut state = shared.lock();
         let batch = state.batches.batch(id)?;
-        let (number, endpoint) = (batch.number, batch.endpoint.clone());
+        let (number, endpoint, model) = (batch.number, batch.endpoint.clone(), batch.model.clone());
         Some(BatchWorker {
             shared,
             spec,
             id,
             number,
             endpoint,
+            model,
             input: batch.input.clone(),
             expires: batch.expires,
         })
@@ -165,11 +170,15 @@ impl<'a> BatchWorker<'a> {
                 invalid("invalid_json_line", message, number)
             };
             let line: ReceivedLine<'_> = serde_json::from_slice(line).map_err(read)?;
-            if line.method != "POST" || line.url != self.endpoint {
-                let message = format!("The URL of the line is not '{}'.", self.endpoint);
+            let (method, url) = match self.spec.shape {
+                BatchShape::Openai => (Some("POST"), Some(self.endpoint.as_str())),
+                BatchShape::Together | BatchShape::Mistral => (None, None),
+            };
+            if (line.method.as_deref(), line.url.as_deref()) != (method, url) {
+                let message = format!("The line is not one for '{}'.", self.endpoint);
                 return Err(invalid("mismatched_url", message, number));
             }
-            let body: Value = serde_json::from_str(line.body.get()).map_err(read)?;
+            let body = self.body_of(&line).map_err(read)?;
             if *model.get_or_insert_with(|| body["model"].clone()) != body["model"] {
                 return Err(invalid("mismatched_model", "The file has several models.".to_owned(), number));
             }
@@ -213,6 +222,15 @@ impl<'a> BatchWorker<'a> {
             batch.enqueued_tokens = tokens;
         }
         Ok(places)
+    }
+
+    /// The body of a line's request, with the model.
+    fn body_of(&self, line: &ReceivedLine<'_>) -> serde_json::Result<Value> {
+        let mut body: Value = serde_json::from_str(line.body.get())?;
+        if let (Some(model), Some(fields)) = (&self.model, body.as_object_mut()) {
+            fields.entry("model").or_insert_with(|| model.as_str().into());
+        }
+        Ok(body)
     }
 
     /// Whether a fault answers a request with 400.
@@ -331,7 +349,8 @@ impl<'a> BatchWorker<'a> {
         let (status, body) = if draws("throttled line", self.spec.throttled_lines) {
             (429, json!({"error": {"message": "Too many requests.", "code": "rate_limit_exceeded"}}))
         } else {
-            self.answer(line.body.get().as_bytes()).await
+            let with_model = self.model.as_ref().and_then(|_| Some(self.body_of(&line).ok()?.to_string()));
+            self.answer(with_model.as_deref().unwrap_or(line.body.get()).as_bytes()).await
         };
         let is_answered = (200..300).contains(&status);
         self.change(|batch| {
@@ -395,28 +414,24 @@ impl<'a> BatchWorker<'a> {
 }
 
 impl OutputFiles {
-    fn create() -> io::Result<Self> {
-        Ok(OutputFiles { output: ContentWriter::create()?, errors: ContentWriter::create()? })
+    fn create(shape: BatchShape) -> io::Result<Self> {
+        Ok(OutputFiles { shape, output: ContentWriter::create()?, errors: ContentWriter::create()? })
     }
 
     fn finish(self) -> io::Result<(FileContent, FileContent)> {
         Ok((self.output.finish()?, self.errors.finish()?))
     }
 
-    /// Adds the answer to a line, or the refusal of its request. Their error object is null.
+    /// Adds the answer to a line, or the refusal of its request.
     fn answered(&mut self, id: &str, status: u16, body: &Value) {
-        let request = format!("batch_req_{}", uuid::Uuid::new_v4().simple());
-        let response = json!({"status_code": status, "request_id": request, "body": body});
-        let line = json!({"id": request, "custom_id": id, "response": response, "error": null});
+        let line = answered_line(self.shape, id, status, body);
         let file = if status >= 400 { &mut self.errors } else { &mut self.output };
         append(file, &line);
     }
 
     /// Adds a line whose request was never made.
     fn unanswered(&mut self, id: &str, code: &str, message: &str) {
-        let request = format!("batch_req_{}", uuid::Uuid::new_v4().simple());
-        let error = json!({"code": code, "message": message});
-        append(&mut self.errors, &json!({"id": request, "custom_id": id, "response": null, "error": error}));
+        append(&mut self.errors, &unanswered_line(self.shape, id, code, message));
     }
 }
 

@@ -1,4 +1,4 @@
-//! Batches: creation, lists, states and cancellation, as in OpenAI's Batch API.
+//! Batches: creation, lists, states and cancellation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use axum::body::Bytes;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
-use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
+use super::batch_shapes::{ReceivedBatch, check_route, created, read_creation};
 use super::batch_work::work_off;
-use super::files::{enter, enter_again, list_page};
-use super::gate::read;
+use super::files::{enter, enter_again};
+use super::list_pages::list_page;
 use super::reply::{ErrorReply, hang_up, invalid, refuse, respond, success};
 use super::state::ServerShared;
 use super::stored::{FileContent, SimulatedBatch, SimulatedBatchState};
 use crate::clock::{self, Instant};
+use crate::config::{BatchShape, BatchesSpec};
 
 /// Maximum and usual length of a list of batches.
 const LONGEST_LIST: usize = 100;
@@ -25,16 +26,6 @@ const LATE_BY: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(24 * 3600);
 /// Interfaces whose requests can be lines.
 pub(super) const ENDPOINTS: [&str; 2] = ["/v1/chat/completions", "/v1/embeddings"];
-
-/// Body of a creation.
-#[derive(Debug, Deserialize)]
-struct ReceivedBatch {
-    input_file_id: String,
-    endpoint: String,
-    completion_window: String,
-    #[serde(default)]
-    metadata: Option<Map<String, Value>>,
-}
 
 fn no_batch(id: &str) -> ErrorReply {
     Box::new(refuse(404, "not_found", &format!("No batch found with id '{id}'.")))
@@ -45,17 +36,35 @@ fn is_over(lag: Option<crate::config::Span>, made: Instant) -> bool {
     lag.is_none_or(|lag| clock::now() >= made + lag.0)
 }
 
+/// As [`enter_again`], for requests about batches.
+fn enter_batches<'a>(
+    shared: &'a ServerShared,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<(&'a BatchesSpec, String), ErrorReply> {
+    let (spec, key) = enter_again(shared, headers)?;
+    check_route(spec.shape, uri.path())?;
+    Ok((spec, key))
+}
+
 pub(super) async fn create(
     State(shared): State<Arc<ServerShared>>,
     headers: HeaderMap,
+    uri: Uri,
     body: Bytes,
 ) -> Response {
-    respond(|| try_create(&shared, &headers, &body))
+    respond(|| try_create(&shared, &headers, &uri, &body))
 }
 
-fn try_create(shared: &Arc<ServerShared>, headers: &HeaderMap, body: &[u8]) -> Result<Response, ErrorReply> {
+fn try_create(
+    shared: &Arc<ServerShared>,
+    headers: &HeaderMap,
+    uri: &Uri,
+    body: &[u8],
+) -> Result<Response, ErrorReply> {
     let (spec, key) = enter(shared, headers)?;
-    let request: ReceivedBatch = read(shared, body)?;
+    check_route(spec.shape, uri.path())?;
+    let request = read_creation(shared, spec.shape, body)?;
     if !ENDPOINTS.contains(&request.endpoint.as_str()) {
         let message = format!("Invalid value: '{}' cannot be batched.", request.endpoint);
         return Err(invalid("invalid_value", &message, Some("endpoint")));
@@ -71,7 +80,7 @@ fn try_create(shared: &Arc<ServerShared>, headers: &HeaderMap, body: &[u8]) -> R
         let mut state = shared.lock();
         let first = state.batches.batches.iter_mut().find(|batch| batch.idempotency_key == idempotency_key);
         if let Some(first) = first {
-            return Ok(success(first.show(spec).to_string()));
+            return Ok(success(created(spec.shape, first.show(spec)).to_string()));
         }
     }
     let input = {
@@ -96,7 +105,7 @@ fn try_create(shared: &Arc<ServerShared>, headers: &HeaderMap, body: &[u8]) -> R
     }
     let is_lost = shared.draws_batch_fault("lost creation", spec.lost_creations);
     let made = make(shared);
-    Ok(if is_lost { hang_up() } else { success(made.to_string()) })
+    Ok(if is_lost { hang_up() } else { success(created(spec.shape, made).to_string()) })
 }
 
 /// Makes a batch and starts to work on it. Returns how it is shown.
@@ -122,6 +131,7 @@ fn make_batch(
         id: format!("batch_{}", uuid::Uuid::new_v4().simple()),
         number: u32::try_from(state.batches.batches.len()).unwrap_or(u32::MAX),
         endpoint: request.endpoint,
+        model: request.model,
         input,
         input_id: request.input_file_id,
         completion_window: request.completion_window,
@@ -154,14 +164,18 @@ fn make_batch(
 
 pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, uri: Uri) -> Response {
     respond(|| {
-        let (spec, key) = enter_again(&shared, &headers)?;
+        let (spec, key) = enter_batches(&shared, &headers, &uri)?;
         let mut state = shared.lock();
         state.counts.batches.lists += 1;
         let newest_first = state.batches.batches.iter_mut().rev();
         let seen =
             newest_first.filter(|batch| batch.is_seen_with(&key, spec) && is_over(spec.list_lag, batch.made));
         let shown: Vec<Value> = seen.map(|batch| batch.show(spec)).collect();
-        Ok(success(list_page(&shown, &uri, LONGEST_LIST, USUAL_LIST)?.to_string()))
+        let mut list = list_page(spec.shape, &shown, &uri, LONGEST_LIST, USUAL_LIST)?;
+        Ok(success(match spec.shape {
+            BatchShape::Openai | BatchShape::Mistral => list.to_string(),
+            BatchShape::Together => list["data"].take().to_string(),
+        }))
     })
 }
 
@@ -169,9 +183,10 @@ pub(super) async fn get(
     State(shared): State<Arc<ServerShared>>,
     headers: HeaderMap,
     Path(id): Path<String>,
+    uri: Uri,
 ) -> Response {
     respond(|| {
-        let (spec, key) = enter_again(&shared, &headers)?;
+        let (spec, key) = enter_batches(&shared, &headers, &uri)?;
         let mut state = shared.lock();
         state.counts.batches.polls += 1;
         let batch = state.batches.batch(&id);
@@ -184,9 +199,10 @@ pub(super) async fn cancel(
     State(shared): State<Arc<ServerShared>>,
     headers: HeaderMap,
     Path(id): Path<String>,
+    uri: Uri,
 ) -> Response {
     respond(|| {
-        let (spec, key) = enter_again(&shared, &headers)?;
+        let (spec, key) = enter_batches(&shared, &headers, &uri)?;
         let mut state = shared.lock();
         state.counts.batches.cancellations += 1;
         let batch = state.batches.batch(&id).filter(|batch| batch.is_seen_with(&key, spec));

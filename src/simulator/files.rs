@@ -11,10 +11,11 @@ use futures::stream;
 use serde_json::{Value, json};
 
 use super::gate::known_key;
+use super::list_pages::{list_page, parameter};
 use super::reply::{ErrorReply, hang_up, invalid, refuse, respond, success};
 use super::state::ServerShared;
 use super::stored::{ContentWriter, UploadedFile};
-use crate::config::{BatchesSpec, ByteSize};
+use crate::config::{BatchShape, BatchesSpec, ByteSize};
 
 /// Maximum size of an upload in bytes, where the specification states none.
 const MAX_BYTES: u64 = 200_000_000;
@@ -55,44 +56,7 @@ pub(super) fn enter_again<'a>(
     Ok((spec, key))
 }
 
-/// Returns the value of a parameter in the query of an address.
-pub(super) fn parameter(uri: &Uri, name: &str) -> Option<String> {
-    let pairs = url::form_urlencoded::parse(uri.query()?.as_bytes());
-    pairs.into_iter().find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
-}
-
-/// Takes `limit` items after the one with the id `after`, and wraps them as a list.
-pub(super) fn list_page(
-    items: &[Value],
-    uri: &Uri,
-    longest: usize,
-    usual: usize,
-) -> Result<Value, ErrorReply> {
-    let limit = match parameter(uri, "limit").map(|limit| limit.parse::<usize>()) {
-        None => usual,
-        Some(Ok(limit)) if (1..=longest).contains(&limit) => limit,
-        Some(_) => {
-            let message = format!("Invalid 'limit': it must lie between 1 and {longest}.");
-            return Err(invalid("invalid_request_error", &message, Some("limit")));
-        }
-    };
-    let start = match parameter(uri, "after") {
-        Some(after) => {
-            items.iter().position(|item| item["id"] == after.as_str()).map_or(items.len(), |at| at + 1)
-        }
-        None => 0,
-    };
-    let page: Vec<&Value> = items[start..].iter().take(limit).collect();
-    Ok(json!({
-        "object": "list",
-        "data": page,
-        "first_id": page.first().map(|item| &item["id"]),
-        "last_id": page.last().map(|item| &item["id"]),
-        "has_more": start + page.len() < items.len(),
-    }))
-}
-
-fn no_file(id: &str) -> ErrorReply {
+pub(super) fn no_file(id: &str) -> ErrorReply {
     Box::new(refuse(404, "not_found", &format!("No such File object: {id}")))
 }
 
@@ -101,15 +65,8 @@ pub(super) fn disk_fails(error: &io::Error) -> ErrorReply {
     Box::new(refuse(500, "disk", &format!("the simulator's disk fails: {error}")))
 }
 
-pub(super) async fn upload(
-    State(shared): State<Arc<ServerShared>>,
-    headers: HeaderMap,
-    parts: Multipart,
-) -> Response {
-    take_upload(&shared, &headers, parts).await.unwrap_or_else(|refused| *refused)
-}
-
-async fn take_upload(
+/// Takes a form with a file.
+pub(super) async fn take_upload(
     shared: &ServerShared,
     headers: &HeaderMap,
     mut parts: Multipart,
@@ -140,28 +97,42 @@ async fn take_upload(
             }
         }
     }
-    if purpose.as_deref() != Some("batch") {
-        return Err(invalid(
-            "invalid_request_error",
-            "Invalid 'purpose': it must be 'batch'.",
-            Some("purpose"),
-        ));
-    }
     let Some((name, content)) = file else {
         return Err(invalid("invalid_request_error", "Missing required parameter: 'file'.", Some("file")));
     };
+    check_upload(spec, purpose.as_deref().unwrap_or_default(), &name)?;
+    Ok(store_upload(shared, spec, UploadedFile::new(name, purpose_in(spec), &key, content)))
+}
+
+fn purpose_in(spec: &BatchesSpec) -> &'static str {
+    match spec.shape {
+        BatchShape::Openai | BatchShape::Mistral => "batch",
+        BatchShape::Together => "batch-api",
+    }
+}
+
+/// Checks the purpose and the name of a file of requests.
+pub(super) fn check_upload(spec: &BatchesSpec, purpose: &str, name: &str) -> Result<(), ErrorReply> {
+    if purpose != purpose_in(spec) {
+        let message = format!("Invalid 'purpose': it must be '{}'.", purpose_in(spec));
+        return Err(invalid("invalid_request_error", &message, Some("purpose")));
+    }
     if !name.ends_with(".jsonl") {
         let message = format!("Invalid file format for Batch API: '{name}' must end in .jsonl.");
         return Err(invalid("invalid_request_error", &message, Some("file")));
     }
+    Ok(())
+}
+
+/// Stores a file. Returns the response, which may be lost.
+pub(super) fn store_upload(shared: &ServerShared, spec: &BatchesSpec, file: UploadedFile) -> Response {
     let is_lost = shared.draws_batch_fault("lost upload", spec.lost_uploads);
     let mut state = shared.lock();
-    let file = UploadedFile::new(name, "batch", &key, content);
     let body = file.to_json().to_string();
     state.counts.batches.uploads += 1;
     state.counts.batches.files += 1;
     state.batches.files.push(file);
-    Ok(if is_lost { hang_up() } else { success(body) })
+    if is_lost { hang_up() } else { success(body) }
 }
 
 pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: HeaderMap, uri: Uri) -> Response {
@@ -175,7 +146,7 @@ pub(super) async fn list(State(shared): State<Arc<ServerShared>>, headers: Heade
         if parameter(&uri, "order").as_deref() != Some("asc") {
             files.reverse();
         }
-        Ok(success(list_page(&files, &uri, LONGEST_LIST, LONGEST_LIST)?.to_string()))
+        Ok(success(list_page(spec.shape, &files, &uri, LONGEST_LIST, LONGEST_LIST)?.to_string()))
     })
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod api_kind;
+mod batch_shapes;
 mod batch_work;
 mod batches;
 mod chat;
@@ -17,10 +18,12 @@ mod gate;
 mod hold;
 mod instance;
 mod limit;
+mod list_pages;
 mod malformed;
 mod model;
 mod reply;
 mod server;
+mod signed_uploads;
 mod state;
 mod stored;
 mod structured;

@@ -9,7 +9,7 @@ use axum::extract::connect_info::Connected;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::serve::{IncomingStream, Listener};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
@@ -24,7 +24,7 @@ use super::model::SimulatedModel;
 use super::reply::{HangUp, refuse, success};
 use super::state::{ServerShared, ServerState};
 use super::stored::StoredBatches;
-use super::{batches, chat, embeddings, files};
+use super::{batches, chat, embeddings, files, signed_uploads};
 use crate::clock;
 use crate::config::{Prices, SimulatorSpec};
 use crate::ident::Money;
@@ -66,12 +66,20 @@ impl Simulator {
             .route("/v1/embeddings", post(embed))
             .route("/v1/models", get(models))
             .route("/v1/models/{id}", get(model))
-            .route("/v1/files", post(files::upload).get(files::list).layer(DefaultBodyLimit::disable()))
+            .route(
+                "/v1/files",
+                post(signed_uploads::upload).get(files::list).layer(DefaultBodyLimit::disable()),
+            )
+            .route("/signed/{id}", put(signed_uploads::receive).layer(DefaultBodyLimit::disable()))
+            .route("/v1/files/{id}/preprocess", post(signed_uploads::preprocess))
             .route("/v1/files/{id}", get(files::get).delete(files::delete))
             .route("/v1/files/{id}/content", get(files::download))
             .route("/v1/batches", post(batches::create).get(batches::list))
             .route("/v1/batches/{id}", get(batches::get))
             .route("/v1/batches/{id}/cancel", post(batches::cancel))
+            .route("/v1/batch/jobs", post(batches::create).get(batches::list))
+            .route("/v1/batch/jobs/{id}", get(batches::get))
+            .route("/v1/batch/jobs/{id}/cancel", post(batches::cancel))
             .route("/simulator/counts", get(counts))
             .fallback(unknown)
             .layer(DefaultBodyLimit::max(MAX_REQUEST_BYTES))

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
@@ -17,6 +16,8 @@ use crate::config::BatchesSpec;
 #[derive(Debug, Default)]
 pub(super) struct StoredBatches {
     pub(super) files: Vec<UploadedFile>,
+    /// Files whose content is still to come, or to be reported.
+    pub(super) announced: Vec<AnnouncedFile>,
     pub(super) batches: Vec<SimulatedBatch>,
 }
 
@@ -65,6 +66,8 @@ pub(super) struct SimulatedBatch {
     /// Its number among all batches, from 0.
     pub(super) number: u32,
     pub(super) endpoint: String,
+    /// Model of all lines, where they do not state it.
+    pub(super) model: Option<String>,
     pub(super) input: FileContent,
     pub(super) input_id: String,
     pub(super) completion_window: String,
@@ -114,42 +117,6 @@ impl StoredBatches {
 impl SimulatedBatch {
     pub(super) fn is_seen_with(&self, key: &str, spec: &BatchesSpec) -> bool {
         !spec.each_key_apart || self.key == key
-    }
-
-    /// Shows it to a client.
-    pub(super) fn show(&mut self, spec: &BatchesSpec) -> Value {
-        let mut state = self.state;
-        if state.is_end() {
-            if spec.revives && self.was_seen_ended && !self.has_revived {
-                self.has_revived = true;
-                state = SimulatedBatchState::InProgress;
-            }
-            self.was_seen_ended = true;
-        }
-        let late = spec.late_output.map_or(Duration::ZERO, |late| late.0);
-        let has_files = state.is_end() && self.ended.is_some_and(|ended| clock::now() >= ended + late);
-        let file = |id: &Option<String>| id.clone().filter(|_| has_files);
-        let counts = json!({"total": self.total, "completed": self.completed, "failed": self.failed});
-        json!({
-            "id": self.id,
-            "object": "batch",
-            "endpoint": self.endpoint,
-            "errors": self.errors.as_ref().filter(|_| !spec.hides_errors),
-            "input_file_id": self.input_id,
-            "completion_window": self.completion_window,
-            "status": state.name(),
-            "output_file_id": file(&self.output_file),
-            "error_file_id": file(&self.error_file),
-            "created_at": self.created.timestamp(),
-            "expires_at": self.expires_at.timestamp(),
-            "request_counts": (!spec.hides_counts).then_some(counts),
-            "usage": has_files.then(|| json!({
-                "input_tokens": self.prompt_tokens,
-                "output_tokens": self.completion_tokens,
-                "total_tokens": self.prompt_tokens + self.completion_tokens,
-            })),
-            "metadata": if spec.forgets_metadata { &Value::Null } else { &self.metadata },
-        })
     }
 }
 
@@ -203,6 +170,17 @@ pub(super) struct UploadedFile {
     /// The key that it was uploaded with.
     pub(super) key: String,
     pub(super) content: FileContent,
+}
+
+/// A file that is announced, and not uploaded yet.
+#[derive(Debug)]
+pub(super) struct AnnouncedFile {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) purpose: String,
+    /// The key that it was announced with.
+    pub(super) key: String,
+    pub(super) content: Option<FileContent>,
 }
 
 impl UploadedFile {

@@ -19,7 +19,7 @@ use crate::ident::{BatchId, Fingerprint, Money, RowKey, Spend, Tokens};
 use crate::journal::{
     JournalEntry, JournalError, JournalFolder, Record, RecordedOutcome, SubmittedGroup, SubmittedRows,
 };
-use crate::transport::{BatchApi, ResponseHeaders, classify};
+use crate::transport::{BatchApi, ResponseHeaders, classify, classify_line};
 use crate::wire::{AnswerLine, ChatResponse};
 
 /// Smallest number of lines of which it shows something that all are refused alike.
@@ -372,7 +372,9 @@ impl AnswerCollector<'_> {
         file.read_exact_at(&mut bytes, place.offset).ok()?;
         let bytes = self.api.redact_line(Bytes::from(bytes));
         let line: AnswerLine<'_> = serde_json::from_slice(&bytes).ok()?;
-        let response = line.response?;
+        let Some(response) = line.response else {
+            return refusal(classify_line(&line.error?, &self.submission.model)?, collected);
+        };
         let body = response.body?.get().as_bytes();
         let status = response.status_code?;
         if (200..300).contains(&status) {
@@ -397,16 +399,21 @@ impl AnswerCollector<'_> {
             return None;
         }
         let failure = classify(status, body, &self.submission.model, &ResponseHeaders::default());
-        match failure.class.policy() {
-            Policy::Reject => {
-                collected.refused += 1;
-                Some(RecordedOutcome::Failure(failure))
-            }
-            Policy::Retry | Policy::Wait => None,
-            Policy::Stop => {
-                collected.stop.get_or_insert(failure);
-                None
-            }
+        refusal(failure, collected)
+    }
+}
+
+/// The outcome of a line that was refused, or `None` if its row is to be asked again.
+fn refusal(failure: Failure, collected: &mut CollectionReport) -> Option<RecordedOutcome> {
+    match failure.class.policy() {
+        Policy::Reject => {
+            collected.refused += 1;
+            Some(RecordedOutcome::Failure(failure))
+        }
+        Policy::Retry | Policy::Wait => None,
+        Policy::Stop => {
+            collected.stop.get_or_insert(failure);
+            None
         }
     }
 }

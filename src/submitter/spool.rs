@@ -11,11 +11,11 @@ use serde_json::value::RawValue;
 use super::line_id::LineId;
 use super::spooled::{FileRows, SpooledRows, push_row};
 use crate::checkpoint::{Submission, Submissions};
+use crate::config::BatchShape;
 use crate::executor::Request;
 use crate::ident::{BatchId, Fingerprint, RowKey, Spend, SubmissionId};
 use crate::journal::{Journal, JournalError, SubmittedGroup, SubmittedRows};
 use crate::store;
-use crate::wire::RequestLine;
 
 const ENDING: &str = "jsonl";
 const BUFFER: usize = 1 << 20;
@@ -101,7 +101,13 @@ impl Spool {
     }
 
     /// Writes the line of a request with this body.
-    pub(super) fn add(&mut self, request: &Request, body: Vec<u8>, worst: Spend) -> io::Result<()> {
+    pub(super) fn add(
+        &mut self,
+        request: &Request,
+        body: Vec<u8>,
+        worst: Spend,
+        shape: BatchShape,
+    ) -> io::Result<()> {
         let (key, step) = (&request.receipt.key, &request.receipt.step);
         let step_number = self.steps.iter().position(|known| known == step).unwrap_or_else(|| {
             self.steps.push(Arc::clone(step));
@@ -114,11 +120,9 @@ impl Spool {
             step: u16::try_from(step_number).map_err(io::Error::other)?,
             fingerprint,
         };
-        let body = String::from_utf8(body).map_err(io::Error::other)?;
+        let body = shape.line_body(String::from_utf8(body).map_err(io::Error::other)?)?;
         let body = RawValue::from_string(escaped(body))?;
-        let custom_id = id.to_string();
-        let line = RequestLine { custom_id: &custom_id, method: "POST", url: self.endpoint, body: &body };
-        let text = serde_json::to_vec(&line)?;
+        let text = serde_json::to_vec(&shape.line(&id.to_string(), self.endpoint, &body))?;
         self.prompt_bytes += request.question.bytes() as u64;
         let row = SpooledRow {
             batch: request.cell.batch,

@@ -13,6 +13,7 @@ use super::submission::{CreationResult, SubmissionAction, SubmissionDriver};
 use super::task::{Submitter, SubmitterEnd};
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
+use crate::config::BatchShape;
 use crate::event::Event;
 use crate::fault::{Failure, Policy};
 use crate::faultpoint::Side;
@@ -274,7 +275,10 @@ impl Submitter {
         }
         for batch in asked.iter().filter_map(|(_, found)| found.as_ref()) {
             let is_news = before.remote.iter().all(|copy| copy.id != batch.id || !copy.has_ended);
-            if batch.status == BatchStatus::Failed && is_news {
+            // At Together and Mistral a batch may fail later, too: one that names a file is collected.
+            let has_files = self.settings.shape != BatchShape::Openai
+                && (batch.output_file_id.is_some() || batch.error_file_id.is_some());
+            if batch.status == BatchStatus::Failed && !has_files && is_news {
                 self.handle_invalid(&submission, batch).await?;
             }
         }

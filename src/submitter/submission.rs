@@ -284,7 +284,11 @@ fn has_whole(submission: &Submission) -> bool {
 
 /// Whether a batch has ended with answers, and does not name their file yet.
 fn lacks_files(copy: &RemoteCopy) -> bool {
-    copy.output.is_none() && copy.counts.is_some_and(|counts| counts.completed > 0)
+    copy.output.is_none()
+        && match copy.counts {
+            Some(counts) => counts.completed > 0,
+            None => copy.errors.is_none() && copy.status == BatchStatus::Completed.name(),
+        }
 }
 
 /// Writes down what the provider says of a batch.

@@ -381,7 +381,7 @@ impl Submitter {
             self.spool = Some(created.map_err(|source| self.spool_error("begin", source))?);
         }
         let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
-        let added = spool.add(&request, body, worst);
+        let added = spool.add(&request, body, worst, self.settings.shape);
         let id = spool.id;
         added.map_err(|source| self.spool_error("write", source))?;
         self.lead(&request, id);

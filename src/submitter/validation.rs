@@ -168,10 +168,14 @@ impl Submitter {
             self.drive(spool.id);
         }
         let _ = std::fs::remove_file(path_of(&self.context.folder, submission.id));
+        let errors = batch.errors.iter().flat_map(|errors| &errors.data);
+        let why = match errors.filter_map(|error| error.message.as_deref()).next() {
+            Some(message) => format!(" ({message})"),
+            None => format!(", and {} does not say why", self.name),
+        };
         let text = format!(
-            "{} failed in its validation, and {} does not say why: its {} go out again in two files",
+            "{} failed in its validation{why}: its {} go out again in two files",
             batch.id,
-            self.name,
             counted(submission.lines, "row")
         );
         self.io.voice.say(&Event::Notice(&text));
@@ -278,15 +282,16 @@ fn failure_of(batch: &RemoteBatch) -> Failure {
 }
 
 fn failure(batch: &RemoteBatch, error: &BatchError) -> Failure {
-    let code = error.code.as_deref().unwrap_or("no reason");
-    let class = match code {
-        "model_not_found" => Class::UnknownModel,
+    let class = match error.code.as_deref() {
+        Some("model_not_found") => Class::UnknownModel,
         _ => Class::BadRequest,
     };
-    let mut detail = format!("{} failed in its validation: {code}", batch.id);
-    if let Some(message) = &error.message {
-        detail.push_str(&format!(": {message}"));
-    }
+    let reason = match (&error.code, &error.message) {
+        (Some(code), Some(message)) => format!("{code}: {message}"),
+        (Some(reason), None) | (None, Some(reason)) => reason.clone(),
+        (None, None) => "no reason".to_owned(),
+    };
+    let mut detail = format!("{} failed in its validation: {reason}", batch.id);
     if let Some(line) = error.line {
         detail.push_str(&format!(" (line {line})"));
     }

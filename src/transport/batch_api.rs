@@ -5,13 +5,13 @@
 
 use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, LOCATION, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use reqwest::multipart::{Form, Part};
 use reqwest::redirect::Policy;
 use reqwest::{Body, Client, Method, RequestBuilder, Response, StatusCode};
@@ -22,7 +22,7 @@ use super::classify::classify;
 use super::connection::{ProviderConnection, ResponseHead, failed, route_url};
 use super::error::EndpointError;
 use crate::clock;
-use crate::config::Provider;
+use crate::config::{BatchShape, Provider};
 use crate::fault::{Class, Failure};
 use crate::wire::{self, BatchRequest, ErrorBody, RemoteBatch, RemoteFile, RemoteList};
 
@@ -30,10 +30,12 @@ use crate::wire::{self, BatchRequest, ErrorBody, RemoteBatch, RemoteFile, Remote
 const STALLED: Duration = Duration::from_secs(60);
 /// Maximum number of addresses that a download is sent on to.
 const REDIRECTS: usize = 2;
-/// Number of items on a page of a list of batches.
-const PAGE: &str = "100";
+/// Number of pages of a list that are looked through for a file.
+const MOST_PAGES: u32 = 20;
 /// Bytes that an upload reads at once.
 const PIECE: usize = 1 << 16;
+/// Header in which Together names the file that is to be sent elsewhere.
+const FILE_ID: &str = "x-together-file-id";
 /// Header with which some providers recognise a creation that is made again.
 const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 
@@ -41,7 +43,8 @@ const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
 #[derive(Debug)]
 pub struct BatchApi {
     connection: ProviderConnection,
-    /// For addresses that a download is sent on to: without the provider's headers and key.
+    shape: BatchShape,
+    /// For addresses that a transfer is sent on to: without the provider's headers and key.
     elsewhere: Client,
     files: Url,
     batches: Url,
@@ -80,11 +83,13 @@ impl BatchApi {
             provider: provider.name.clone(),
             message: failed(&error).detail,
         })?;
+        let shape = provider.batch.as_ref().map(|settings| settings.shape).unwrap_or_default();
         Ok(BatchApi {
+            shape,
             connection: ProviderConnection::new(provider, base)?,
             elsewhere,
             files: route_url(base, provider, &["files"]),
-            batches: route_url(base, provider, &["batches"]),
+            batches: route_url(base, provider, shape.route()),
             model: provider.model.as_str().into(),
             request_timeout: provider.request_timeout,
         })
@@ -95,28 +100,18 @@ impl BatchApi {
     /// # Errors
     /// When the file cannot be read, the provider refuses it, or the answer is lost.
     pub async fn upload(&self, path: &Path, name: &str) -> Result<RemoteFile, Failure> {
-        let io = |error: std::io::Error| {
-            Failure::new(Class::Connection, format!("cannot read {}: {error}", path.display()))
-        };
-        let len = tokio::fs::metadata(path).await.map_err(io)?.len();
+        if self.shape == BatchShape::Together
+            && let Some(file) = self.upload_elsewhere(path, name).await?
+        {
+            return Ok(file);
+        }
         let sent = Arc::new(AtomicU64::new(0));
         let mut head = ResponseHead::default();
         let called = self.call_with(&mut head, async |head| {
-            let file = tokio::fs::File::open(path).await.map_err(io)?;
-            let counted = Arc::clone(&sent);
-            let pieces = futures::stream::try_unfold(file, move |mut file| {
-                let counted = Arc::clone(&counted);
-                async move {
-                    let mut piece = vec![0; PIECE];
-                    let read = file.read(&mut piece).await?;
-                    piece.truncate(read);
-                    counted.fetch_add(read as u64, Ordering::Relaxed);
-                    std::io::Result::Ok((read > 0).then(|| (Bytes::from(piece), file)))
-                }
-            });
-            let part = Part::stream_with_length(Body::wrap_stream(pieces), len).file_name(name.to_owned());
+            let (content, len) = content_of(path, &sent).await?;
+            let part = Part::stream_with_length(content, len).file_name(name.to_owned());
             let part = part.mime_str("application/jsonl").map_err(|error| failed(&error))?;
-            let form = Form::new().text("purpose", "batch").part("file", part);
+            let form = Form::new().text("purpose", self.shape.purpose()).part("file", part);
             let request = self.connection.begin(Method::POST, &self.files).multipart(form);
             while_moving(&sent, self.connection.exchange(request, head)).await
         });
@@ -124,24 +119,87 @@ impl BatchApi {
         serde_json::from_slice(&body).map_err(|_| unreadable("file", &body))
     }
 
+    /// Announces a file, and sends it to the address that the provider names for it. Returns `None` if the provider takes
+    /// files itself.
+    async fn upload_elsewhere(&self, path: &Path, name: &str) -> Result<Option<RemoteFile>, Failure> {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.append_pair("purpose", self.shape.purpose()).append_pair("file_name", name);
+        let form = form.append_pair("file_type", "jsonl").finish();
+        let named = OnceLock::new();
+        let mut head = ResponseHead::default();
+        let called = self.call_with(&mut head, async |head| {
+            let request = self.connection.begin(Method::POST, &self.files).body(form.clone());
+            let request = request.header(CONTENT_TYPE, "application/x-www-form-urlencoded");
+            self.in_time(async {
+                let mut response = self.connection.send(request, head).await?;
+                let id = response.headers().get(FILE_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+                if let Some(id) = id.filter(|_| response.status().is_redirection()) {
+                    named.get_or_init(|| (id, self.next_address(&response, &self.files)));
+                }
+                Ok(self.connection.redact_body(self.connection.read(&mut response).await?))
+            })
+            .await
+        });
+        let called = called.await;
+        let (id, address) = match (named.into_inner(), called) {
+            (Some((id, address)), _) => (id, address?),
+            (None, Err(refused)) if !matches!(head.status, 400 | 404 | 405 | 415 | 422) => {
+                return Err(refused.failure);
+            }
+            (None, _) => return Ok(None),
+        };
+        let sent = Arc::new(AtomicU64::new(0));
+        let (content, len) = content_of(path, &sent).await?;
+        let put = self.elsewhere.put(address).header(CONTENT_LENGTH, len).body(content);
+        let response =
+            while_moving(&sent, async { put.send().await.map_err(|error| failed(&error)) }).await?;
+        if !response.status().is_success() {
+            // Of the store behind the address, whose refusals say nothing of the provider.
+            let detail = format!("the address for the file {id} answers with HTTP {}", response.status());
+            return Err(Failure::new(Class::Connection, detail));
+        }
+        let mut head = ResponseHead::default();
+        let url = below(&self.files, &[&id, "preprocess"]);
+        let body = match self.call(&mut head, || self.connection.begin(Method::POST, &url)).await {
+            Ok(body) => body,
+            // The provider asks for no report.
+            Err(_) if matches!(head.status, 404 | 405) => Bytes::new(),
+            Err(refused) => return Err(refused.failure),
+        };
+        let unnamed = RemoteFile { id, bytes: Some(len), filename: None, created_at: None };
+        Ok(Some(serde_json::from_slice(&body).unwrap_or(unnamed)))
+    }
+
     /// Looks for an uploaded file by its name and size. Returns the newest one.
     ///
     /// # Errors
     /// When the list cannot be had.
     pub async fn find_file(&self, name: &str, bytes: u64) -> Result<Option<RemoteFile>, Failure> {
-        let mut url = self.files.clone();
-        url.query_pairs_mut().append_pair("purpose", "batch").append_pair("order", "desc");
-        let body = self.get_whole(&url).await?;
-        let list: RemoteList<RemoteFile> =
-            wire::read_list(&body).ok_or_else(|| unreadable("list of files", &body))?;
-        let mut found = list.items.into_iter();
-        Ok(found.find(|file| file.filename.as_deref() == Some(name) && file.bytes == Some(bytes)))
+        let mut page: Option<String> = None;
+        for _ in 0..MOST_PAGES {
+            let mut url = self.files.clone();
+            self.shape.ask_for_files(&mut url, page.as_deref());
+            let body = self.get_whole(&url).await?;
+            let list: RemoteList<RemoteFile> =
+                wire::read_list(&body).ok_or_else(|| unreadable("list of files", &body))?;
+            let is_wanted =
+                |file: &&RemoteFile| file.filename.as_deref() == Some(name) && file.bytes == Some(bytes);
+            if let Some(file) = list.items.iter().find(is_wanted) {
+                return Ok(Some(file.clone()));
+            }
+            page = self.shape.next_page(page.as_deref(), &list);
+            // OpenAI's first page is long enough.
+            if page.is_none() || self.shape == BatchShape::Openai {
+                break;
+            }
+        }
+        Ok(None)
     }
 
     /// Makes a batch, with one request. `key` identifies the creation for providers that recognise it when it is made
     /// again.
     pub async fn create(&self, request: &BatchRequest<'_>, key: &str) -> BatchCreation {
-        let json = serde_json::to_vec(request).expect("writing JSON to memory does not fail");
+        let json = self.shape.creation(request, &self.model).to_string();
         let mut head = ResponseHead::default();
         let called = self.call(&mut head, || {
             let post = self.connection.begin(Method::POST, &self.batches);
@@ -167,18 +225,17 @@ impl BatchApi {
         }
     }
 
-    /// Returns the newest batches, or those after the one with the id `after`.
+    /// Returns the newest batches, or the page of them that an earlier one names as the next.
     ///
     /// # Errors
     /// When the list cannot be had.
-    pub async fn list(&self, after: Option<&str>) -> Result<RemoteList<RemoteBatch>, Failure> {
+    pub async fn list(&self, page: Option<&str>) -> Result<RemoteList<RemoteBatch>, Failure> {
         let mut url = self.batches.clone();
-        url.query_pairs_mut().append_pair("limit", PAGE);
-        if let Some(after) = after {
-            url.query_pairs_mut().append_pair("after", after);
-        }
+        self.shape.ask_for_batches(&mut url, page);
         let body = self.get_whole(&url).await?;
-        wire::read_list(&body).ok_or_else(|| unreadable("list of batches", &body))
+        let mut list = wire::read_list(&body).ok_or_else(|| unreadable("list of batches", &body))?;
+        list.next = self.shape.next_page(page, &list);
+        Ok(list)
     }
 
     /// Returns a batch, or `None` if the provider does not find it, which is no proof that it does not exist.
@@ -279,13 +336,7 @@ impl BatchApi {
             if !response.status().is_redirection() {
                 break;
             }
-            let next = response.headers().get(LOCATION).and_then(|next| url.join(next.to_str().ok()?).ok());
-            let is_safe = |next: &Url| next.scheme() == "https" || next.host_str() == self.files.host_str();
-            let Some(next) = next.filter(is_safe) else {
-                let detail = "a download is sent on to an address without https";
-                return Err(Failure::new(Class::Redirect, detail));
-            };
-            url = next;
+            url = self.next_address(&response, &url)?;
             let request = with_range(self.elsewhere.get(url.clone()));
             response = self.in_time(async { request.send().await.map_err(|error| failed(&error)) }).await?;
         }
@@ -295,6 +346,14 @@ impl BatchApi {
         }
         let body = self.in_time(self.connection.read(&mut response)).await?;
         Err(self.connection.redact(classify(status.as_u16(), &body, &self.model, &head.headers)))
+    }
+
+    /// Returns the address that a response from `url` sends a transfer on to.
+    fn next_address(&self, response: &Response, url: &Url) -> Result<Url, Failure> {
+        let next = response.headers().get(LOCATION).and_then(|next| url.join(next.to_str().ok()?).ok());
+        let is_safe = |next: &Url| next.scheme() == "https" || next.host_str() == self.files.host_str();
+        next.filter(is_safe)
+            .ok_or_else(|| Failure::new(Class::Redirect, "a transfer is sent on to an address without https"))
     }
 
     /// Returns a line of a download with secrets replaced.
@@ -372,6 +431,27 @@ struct Refused {
     failure: Failure,
     /// The body of the refusal; empty if none arrived.
     body: Bytes,
+}
+
+/// Opens a file to be sent, whose bytes are counted in `sent`. Returns its content and its length.
+async fn content_of(path: &Path, sent: &Arc<AtomicU64>) -> Result<(Body, u64), Failure> {
+    let io = |error: std::io::Error| {
+        Failure::new(Class::Connection, format!("cannot read {}: {error}", path.display()))
+    };
+    let file = tokio::fs::File::open(path).await.map_err(io)?;
+    let len = file.metadata().await.map_err(io)?.len();
+    let counted = Arc::clone(sent);
+    let pieces = futures::stream::try_unfold(file, move |mut file| {
+        let counted = Arc::clone(&counted);
+        async move {
+            let mut piece = vec![0; PIECE];
+            let read = file.read(&mut piece).await?;
+            piece.truncate(read);
+            counted.fetch_add(read as u64, Ordering::Relaxed);
+            std::io::Result::Ok((read > 0).then(|| (Bytes::from(piece), file)))
+        }
+    });
+    Ok((Body::wrap_stream(pieces), len))
 }
 
 /// Waits for a call until the number of bytes that it has sent has not grown for a while.

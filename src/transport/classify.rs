@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::fault::{Class, Failure, Policy, Scarce};
-use crate::wire::{self, ErrorBody, ErrorObject, Limits, Quota};
+use crate::wire::{self, BatchError, ErrorBody, ErrorObject, Limits, Quota};
 
 /// Code of OpenAI's refusal of a request for whose service tier there is no room.
 const NO_ROOM: &str = "resource_unavailable";
@@ -53,6 +53,8 @@ const TOO_LONG_WORDS: &[&str] = &[
     "longer than the maximum model length",
     "ContextWindowExceededError",
 ];
+/// Codes of refusals of a line of a batch that would come again.
+const LINE_REFUSALS: &[&str] = &["invalid_request", "invalid_request_error", "bad_request", "invalid_model"];
 /// Codes and phrases of refusals after which a retry may succeed: the model wrote no JSON, or the body was garbled on
 /// its way.
 const AGAIN: &[&str] = &["json_validate_failed"];
@@ -143,6 +145,23 @@ pub(super) fn classify_inner(error: &ErrorObject, model: &str, headers: &Respons
     let message = error.message.as_deref().unwrap_or("no message");
     let code = error.code.as_deref().or(error.kind.as_deref()).unwrap_or("error");
     Failure::new(class, format!("{code} inside an HTTP 200: {message}")).with_delay(delay)
+}
+
+/// Classifies the error of a line of a batch that states no response. Returns `None` if it is none of the line itself, as
+/// when a batch expires.
+#[must_use]
+pub fn classify_line(error: &BatchError, model: &str) -> Option<Failure> {
+    let code = error.code.as_deref()?;
+    let stated =
+        ErrorObject { code: error.code.clone(), message: error.message.clone(), ..ErrorObject::default() };
+    let status = code.parse().ok().filter(|code| (400..600).contains(code));
+    let class = match (class_of(400, &stated, model, false), status) {
+        (Class::BadRequest, Some(status)) => class_of(status, &stated, model, false),
+        (Class::BadRequest, None) if !LINE_REFUSALS.contains(&code) => return None,
+        (named, _) => named,
+    };
+    let message = error.message.as_deref().unwrap_or("no message");
+    Some(Failure::new(class, format!("{code}: {message}")))
 }
 
 /// Parses the body of a refusal. Google wraps its object into a list.
@@ -277,6 +296,26 @@ mod tests {
         let delayed = ResponseHeaders { delay: Some(Duration::from_secs(3)), ..ResponseHeaders::default() };
         let busy = classify(503, b"", "gpt-x", &delayed);
         assert_eq!((busy.class, busy.delay), (Class::RateLimited, Some(Duration::from_secs(3))));
+    }
+
+    #[test]
+    fn a_line_without_a_response_is_refused_by_its_code() {
+        let class = |code: &str, message: &str| {
+            let error = BatchError {
+                code: Some(code.into()),
+                message: Some(message.into()),
+                ..BatchError::default()
+            };
+            classify_line(&error, "gpt-x").map(|failure| failure.class)
+        };
+        assert_eq!(class("content_filter", "no"), Some(Class::ContentFilter));
+        assert_eq!(class("invalid_model", "Invalid model specified"), Some(Class::BadRequest));
+        assert_eq!(class("bad_request", "maximum context length is 10"), Some(Class::TooLong));
+        assert_eq!(class("429", "slow down"), Some(Class::RateLimited));
+        assert_eq!(class("insufficient_quota", "pay"), Some(Class::Quota));
+        assert_eq!(class("batch_expired", "late"), None);
+        assert_eq!(class("timeout", "Request timeout"), None);
+        assert_eq!(classify_line(&BatchError::default(), "gpt-x"), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! fields of the body; phrases of a message count only where servers have no code.
 
 mod batch_api;
+mod batch_shape;
 mod classify;
 mod connection;
 mod endpoint;
@@ -14,6 +15,6 @@ mod key;
 mod request_body;
 
 pub use batch_api::{BatchApi, BatchCreation, BatchCreationRefusal};
-pub use classify::{ResponseHeaders, classify};
+pub use classify::{ResponseHeaders, classify, classify_line};
 pub use endpoint::{Endpoint, Paid, SendResult};
 pub use error::EndpointError;

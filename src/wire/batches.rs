@@ -1,14 +1,26 @@
-//! Files and batches of the OpenAI-compatible Batch API: objects, lists and lines, as servers and gateways send them. A
-//! field that is missing or cannot be read counts as unknown.
+//! Files and batches of Batch APIs: objects, lists and lines, as servers and gateways send them. A field that is missing or
+//! cannot be read counts as unknown; one that has another name at Together or Mistral is read by that name, too.
 //!
-//! Source: OpenAI's API reference, `Batch`, `File` and "Batch API" (the lines of the files).
+//! Sources: OpenAI's API reference, `Batch`, `File` and "Batch API" (the lines of the files); Together's and Mistral's
+//! clients for Python, `BatchJob`.
 
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Deserializer, Serialize};
-use serde_json::Value;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::chat::text;
+
+/// Names of a batch's fields at Together and Mistral, each with OpenAI's.
+const OTHER_NAMES: [(&str, &str); 5] = [
+    ("input_files", "input_file_id"),
+    ("output_file", "output_file_id"),
+    ("error_file", "error_file_id"),
+    ("error", "errors"),
+    ("job_deadline", "expires_at"),
+];
 
 /// A file at the provider.
 #[derive(Clone, Debug, Deserialize)]
@@ -35,25 +47,25 @@ pub struct RemoteBatch {
     #[serde(default, deserialize_with = "status")]
     pub status: BatchStatus,
     /// Id of the file of its requests.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "file_id")]
     pub input_file_id: Option<String>,
     /// Id of the file of its answers.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "file_id")]
     pub output_file_id: Option<String>,
     /// Id of the file of its failed requests.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "file_id")]
     pub error_file_id: Option<String>,
     /// When it was made.
     #[serde(default, deserialize_with = "moment")]
     pub created_at: Option<DateTime<Utc>>,
     /// When it expires.
-    #[serde(default, deserialize_with = "moment", alias = "job_deadline")]
+    #[serde(default, deserialize_with = "moment")]
     pub expires_at: Option<DateTime<Utc>>,
     /// Numbers of its requests.
     #[serde(default, deserialize_with = "lenient")]
     pub request_counts: Option<RequestCounts>,
     /// What was wrong with its file.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "errors")]
     pub errors: Option<BatchErrors>,
     /// What all of its answers used.
     #[serde(default, deserialize_with = "lenient")]
@@ -155,7 +167,7 @@ pub struct BatchErrors {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct BatchError {
     /// Its code.
-    #[serde(default, deserialize_with = "lenient")]
+    #[serde(default, deserialize_with = "code")]
     pub code: Option<String>,
     /// Its message.
     #[serde(default, deserialize_with = "lenient")]
@@ -183,9 +195,11 @@ pub struct RemoteList<T> {
     pub items: Vec<T>,
     /// The id after which the next page begins; `None` on the last page.
     pub next: Option<String>,
+    /// Number of items on all pages, where the list states it.
+    pub total: Option<u64>,
 }
 
-/// Body of the creation of a batch.
+/// The creation of a batch; as a body, OpenAI's.
 #[derive(Debug, Serialize)]
 pub struct BatchRequest<'a> {
     /// Id of the file of its requests.
@@ -203,10 +217,12 @@ pub struct BatchRequest<'a> {
 pub struct RequestLine<'a> {
     /// The id that its answer carries.
     pub custom_id: &'a str,
-    /// `POST`.
-    pub method: &'a str,
-    /// Path of the interface that answers it.
-    pub url: &'a str,
+    /// `POST`, where a line states the method.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    /// Path of the interface that answers it, where a line states it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<&'a str>,
     /// The request.
     pub body: &'a RawValue,
 }
@@ -239,12 +255,35 @@ pub struct LineResponse<'a> {
 /// Reads a batch, which some providers wrap into `job`.
 #[must_use]
 pub fn read_batch(body: &[u8]) -> Option<RemoteBatch> {
-    #[derive(Deserialize)]
-    struct Wrapped {
-        job: RemoteBatch,
+    let mut value: Value = serde_json::from_slice(body).ok()?;
+    let batch = match value.get_mut("job") {
+        Some(job) => job.take(),
+        None => value,
+    };
+    serde_json::from_value(with_usual_names(batch)).ok()
+}
+
+/// Gives the fields of a batch the names that OpenAI has for them.
+fn with_usual_names(mut item: Value) -> Value {
+    let Some(fields) = item.as_object_mut() else { return item };
+    for (other, usual) in OTHER_NAMES {
+        if fields.get(usual).is_none_or(Value::is_null)
+            && let Some(value) = fields.remove(other)
+        {
+            fields.insert(usual.to_owned(), value);
+        }
     }
-    let wrapped = || serde_json::from_slice::<Wrapped>(body).ok().map(|wrapped| wrapped.job);
-    serde_json::from_slice(body).ok().or_else(wrapped)
+    let count = |name: &str| fields.get(name).and_then(Value::as_u64);
+    if let Some(total) = count("total_requests") {
+        let (completed, failed) = (count("succeeded_requests"), count("failed_requests"));
+        let counts = json!({
+            "total": total,
+            "completed": completed.unwrap_or_default(),
+            "failed": failed.unwrap_or_default(),
+        });
+        fields.entry("request_counts").or_insert(counts);
+    }
+    item
 }
 
 /// Reads a page of a list: an object with `data`, or a bare array, which has no further pages. Items that cannot be read
@@ -252,19 +291,25 @@ pub fn read_batch(body: &[u8]) -> Option<RemoteBatch> {
 #[must_use]
 pub fn read_list<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Option<RemoteList<T>> {
     let value: Value = serde_json::from_slice(body).ok()?;
-    let (items, has_more) = match value {
-        Value::Array(items) => (items, false),
-        Value::Object(mut fields) => match fields.remove("data")? {
-            Value::Array(items) => (items, fields.get("has_more").and_then(Value::as_bool).unwrap_or(false)),
-            // A list without an item.
-            Value::Null => (Vec::new(), false),
-            _ => return None,
-        },
+    let (items, has_more, total) = match value {
+        Value::Array(items) => (items, false, None),
+        Value::Object(mut fields) => {
+            let total = fields.get("total").and_then(Value::as_u64);
+            let has_more = fields.get("has_more").and_then(Value::as_bool).unwrap_or(false);
+            match fields.remove("data") {
+                Some(Value::Array(items)) => (items, has_more, total),
+                // A list without an item.
+                Some(Value::Null) => (Vec::new(), false, total),
+                None if total == Some(0) => (Vec::new(), false, total),
+                _ => return None,
+            }
+        }
         _ => return None,
     };
     let last = items.last().and_then(|item| item.get("id")?.as_str().map(ToOwned::to_owned));
-    let items = items.into_iter().filter_map(|item| serde_json::from_value(item).ok()).collect();
-    Some(RemoteList { items, next: last.filter(|_| has_more) })
+    let read = |item: Value| serde_json::from_value(with_usual_names(item)).ok();
+    let items = items.into_iter().filter_map(read).collect();
+    Some(RemoteList { items, next: last.filter(|_| has_more), total })
 }
 
 /// A value that cannot be read counts as missing.
@@ -273,6 +318,32 @@ fn lenient<'de, D: Deserializer<'de>, T: for<'a> Deserialize<'a>>(
 ) -> Result<Option<T>, D::Error> {
     let value = Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).unwrap_or_default())
+}
+
+/// The id of a file, or of the first of several. An empty one counts as missing.
+fn file_id<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let id = match Value::deserialize(deserializer)? {
+        Value::Array(ids) => ids.into_iter().next(),
+        id => Some(id),
+    };
+    Ok(id.and_then(|id| Some(id.as_str()?.to_owned())).filter(|id| !id.is_empty()))
+}
+
+/// The errors of a file: a list in an object, a bare list, or a message.
+fn errors<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<BatchErrors>, D::Error> {
+    let data = match Value::deserialize(deserializer)? {
+        Value::Object(mut fields) => fields.remove("data").unwrap_or_default(),
+        Value::String(message) if !message.is_empty() => json!([{"message": message}]),
+        other => other,
+    };
+    let Value::Array(errors) = data else { return Ok(None) };
+    let data = errors.into_iter().filter_map(|error| serde_json::from_value(error).ok()).collect();
+    Ok(Some(BatchErrors { data }))
+}
+
+/// A code, also one that is a number.
+fn code<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(text(Value::deserialize(deserializer)?))
 }
 
 fn status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BatchStatus, D::Error> {
@@ -311,6 +382,20 @@ mod tests {
         let batch = read_batch(together).unwrap();
         assert_eq!((batch.status, batch.output_file_id.as_deref()), (BatchStatus::Completed, Some("o")));
         assert_eq!(batch.created_at.unwrap().timestamp(), 1_772_359_200);
+        let refused =
+            br#"{"id":"j","status":"FAILED","error":"no such model","job_deadline":"2026-03-02T10:00:00Z"}"#;
+        let batch = read_batch(refused).unwrap();
+        assert_eq!(batch.errors.unwrap().data[0].message.as_deref(), Some("no such model"));
+        assert_eq!(batch.expires_at.unwrap().timestamp(), 1_772_445_600);
+        let mistral =
+            br#"{"id":"m","status":"TIMEOUT_EXCEEDED","input_files":["f"],"output_file":"o","error_file":"",
+            "errors":[{"message":"late","count":3}],"created_at":1772359200,"total_requests":9,
+            "completed_requests":6,"succeeded_requests":5,"failed_requests":1,"metadata":{"enrich":"a"}}"#;
+        let batch = read_batch(mistral).unwrap();
+        assert_eq!((batch.status, batch.input_file_id.as_deref()), (BatchStatus::Expired, Some("f")));
+        assert_eq!((batch.output_file_id.as_deref(), batch.error_file_id), (Some("o"), None));
+        assert_eq!(batch.request_counts, Some(RequestCounts { total: 9, completed: 5, failed: 1 }));
+        assert_eq!(batch.errors.unwrap().data[0].message.as_deref(), Some("late"));
         // What a gateway sends that knows little.
         let bare = br#"{"id":"b","status":"brewing","request_counts":"many","errors":[],"metadata":{"n":1}}"#;
         let batch = read_batch(bare).unwrap();
@@ -337,6 +422,10 @@ mod tests {
         let bare = read_list::<RemoteFile>(br#"[{"id":"a","bytes":-1,"filename":"x.jsonl"}]"#).unwrap();
         assert_eq!((bare.items[0].bytes, bare.next), (None, None));
         assert!(read_list::<RemoteBatch>(br#"{"object":"list"}"#).is_none());
+        let mistral = br#"{"object":"list","data":[{"id":"a","input_files":["f"]}],"total":140}"#;
+        let mistral = read_list::<RemoteBatch>(mistral).unwrap();
+        assert_eq!((mistral.total, mistral.items[0].input_file_id.as_deref()), (Some(140), Some("f")));
+        assert!(read_list::<RemoteBatch>(br#"{"object":"list","total":0}"#).unwrap().items.is_empty());
     }
 
     #[test]
@@ -351,5 +440,7 @@ mod tests {
             read(r#"{"custom_id":"a","response":null,"error":{"code":"batch_expired","message":"late"}}"#);
         assert_eq!(line.error.unwrap().code.as_deref(), Some("batch_expired"));
         assert!(read(r#"{"custom_id":"a"}"#).response.is_none());
+        let line = read(r#"{"custom_id":"a","error":{"message":"slow","code":504}}"#);
+        assert_eq!(line.error.unwrap().code.as_deref(), Some("504"));
     }
 }

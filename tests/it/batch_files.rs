@@ -1,26 +1,31 @@
 //! Files and batches at a provider: what is uploaded, made, looked for, cancelled and downloaded, and what goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;
 
-use enrich::config::{BatchFailure, BatchesSpec, Job, SimulatorSpec, Span, StuckIn};
+use enrich::config::{BatchFailure, BatchShape, BatchesSpec, Job, SimulatorSpec, Span, StuckIn};
 use enrich::fault::Class;
 use enrich::simulator::{Simulator, answer_to};
 use enrich::transport::{BatchApi, BatchCreation};
 use enrich::wire::{AnswerLine, BatchRequest, BatchStatus, RemoteBatch};
 use serde_json::json;
+use serde_json::value::RawValue;
 use tempfile::TempDir;
 use url::Url;
 
 use crate::support::until;
 
 const CHAT: &str = "/v1/chat/completions";
+/// The other interfaces, Together's also with uploads that are sent elsewhere.
+const OTHER_SHAPES: [(BatchShape, bool); 3] =
+    [(BatchShape::Together, false), (BatchShape::Together, true), (BatchShape::Mistral, false)];
 
 /// A simulator, and the Batch API of a provider that it plays.
 struct BatchBench {
     simulator: Simulator,
     api: BatchApi,
+    shape: BatchShape,
     folder: TempDir,
 }
 
@@ -31,17 +36,18 @@ impl BatchBench {
 
     async fn of(spec: SimulatorSpec) -> BatchBench {
         let folder = tempfile::tempdir().unwrap();
+        let shape = spec.batches.as_ref().unwrap().shape;
         let simulator = Simulator::start(spec, 0).await.unwrap();
-        let api = api(folder.path(), simulator.url());
-        BatchBench { simulator, api, folder }
+        let api = api(folder.path(), simulator.url(), shape);
+        BatchBench { simulator, api, shape, folder }
     }
 
     /// Writes a file of requests about these texts, and uploads it until it is there.
     async fn upload(&self, texts: &[String]) -> String {
         let path = self.folder.path().join("questions.jsonl");
-        std::fs::write(&path, lines(texts)).unwrap();
+        std::fs::write(&path, lines(texts, self.shape)).unwrap();
         let bytes = std::fs::metadata(&path).unwrap().len();
-        loop {
+        for _ in 0..1_000 {
             if let Ok(file) = self.api.upload(&path, "enrich-test.jsonl").await {
                 return file.id;
             }
@@ -49,6 +55,7 @@ impl BatchBench {
                 return file.id;
             }
         }
+        panic!("the file is never there");
     }
 
     async fn create(&self, file: &str) -> BatchCreation {
@@ -100,11 +107,13 @@ impl BatchBench {
     }
 }
 
-fn api(folder: &Path, url: &Url) -> BatchApi {
+fn api(folder: &Path, url: &Url, shape: BatchShape) -> BatchApi {
     let job = folder.join("job.toml");
     let text = format!(
         "app_id = \"test\"\n[source]\npath = \"s\"\n[target]\npath = \"t\"\n[provider.p]\nbase_url = \"{url}\"\n\
-         model = \"m\"\nrequest_timeout = \"5s\"\n[[step]]\noutput = \"o\"\nprompt = \"p\"\n"
+         model = \"m\"\nrequest_timeout = \"5s\"\n[provider.p.batch]\nshape = \"{}\"\n[[step]]\noutput = \"o\"\n\
+         prompt = \"p\"\n",
+        shape.name()
     );
     std::fs::write(&job, text).unwrap();
     let job = Job::load(&job).unwrap();
@@ -115,13 +124,12 @@ fn texts(count: usize) -> Vec<String> {
     (0..count).map(|row| format!("Row {row}: what is it?\u{2028}")).collect()
 }
 
-fn lines(texts: &[String]) -> String {
+fn lines(texts: &[String], shape: BatchShape) -> String {
     let line = |(at, text): (usize, &String)| {
         let body = json!({"model": "m", "messages": [{"role": "user", "content": text}]});
-        format!(
-            "{}\n",
-            json!({"custom_id": format!("row-{at}"), "method": "POST", "url": CHAT, "body": body})
-        )
+        let body = RawValue::from_string(shape.line_body(body.to_string()).unwrap()).unwrap();
+        let id = format!("row-{at}");
+        format!("{}\n", serde_json::to_string(&shape.line(&id, CHAT, &body)).unwrap())
     };
     texts.iter().enumerate().map(line).collect()
 }
@@ -192,7 +200,7 @@ async fn a_lost_answer_is_unclear_and_a_refusal_is_not() {
         }
         other => panic!("{other:?}"),
     }
-    let gone = api(lost.folder.path(), &Url::parse("http://127.0.0.1:1/v1").unwrap());
+    let gone = api(lost.folder.path(), &Url::parse("http://127.0.0.1:1/v1").unwrap(), BatchShape::Openai);
     let metadata = BTreeMap::new();
     let request =
         BatchRequest { input_file_id: "f", endpoint: CHAT, completion_window: "24h", metadata: &metadata };
@@ -310,4 +318,114 @@ async fn a_batch_is_found_with_the_key_that_made_it() {
     assert!(other.get(&batch.id).await.unwrap().is_none());
     assert!(other.list(None).await.unwrap().items.is_empty());
     assert!(bench.api.get(&batch.id).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_every_shape_goes_out_and_comes_back() {
+    for (shape, signed_uploads) in OTHER_SHAPES {
+        let bench = BatchBench::new(BatchesSpec { shape, signed_uploads, ..BatchesSpec::default() }).await;
+        let texts = texts(120);
+        let file = bench.upload(&texts).await;
+        let batch = bench.made(&file).await;
+        assert_eq!(
+            (&batch.status, batch.input_file_id.as_deref()),
+            (&BatchStatus::Validating, Some(&*file)),
+            "{shape:?}"
+        );
+        let ended = bench.ended(&batch.id).await;
+        assert_eq!((ended.status, ended.error_file_id), (BatchStatus::Completed, None), "{shape:?}");
+        let (output, _) = bench.download(&ended.output_file_id.unwrap()).await;
+        assert_eq!(answers(&output), expected(&texts), "{shape:?}");
+        bench.api.delete_file(&file).await.unwrap();
+        assert!(bench.api.get("batch_none").await.unwrap().is_none());
+        let counts = bench.simulator.counts();
+        assert_eq!((counts.answered, counts.paid_again(), counts.batches.uploads), (120, 0, 1), "{shape:?}");
+        assert!(counts.unknown_routes.is_empty(), "{:?}", counts.unknown_routes);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_lost_is_found_in_the_lists_of_every_shape() {
+    for (shape, signed_uploads) in OTHER_SHAPES {
+        let spec = BatchesSpec {
+            shape,
+            signed_uploads,
+            lost_creations: 1.0,
+            lost_uploads: 1.0,
+            ..BatchesSpec::default()
+        };
+        let bench = BatchBench::new(spec).await;
+        let file = bench.upload(&texts(2)).await;
+        assert_eq!(bench.simulator.counts().batches.uploads, 1, "{shape:?}");
+        assert!(bench.api.find_file("other.jsonl", 1).await.unwrap().is_none());
+        assert!(matches!(bench.create(&file).await, BatchCreation::Unclear(_)), "{shape:?}");
+        let listed = bench.api.list(None).await.unwrap();
+        assert_eq!((listed.items.len(), listed.next), (1, None), "{shape:?}");
+        let found = &listed.items[0];
+        assert_eq!(found.input_file_id.as_deref(), Some(&*file), "{shape:?}");
+        let id = found.metadata.as_ref().map(|metadata| metadata["enrich"].as_str());
+        // Together keeps no metadata: there the file tells whose it is.
+        assert_eq!(id, (shape == BatchShape::Mistral).then_some("id-1"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mistrals_lists_are_read_page_by_page() {
+    let spec = BatchesSpec { shape: BatchShape::Mistral, ..BatchesSpec::default() };
+    let bench = BatchBench::new(spec).await;
+    let first = bench.upload(&texts(1)).await;
+    let bytes = std::fs::metadata(bench.folder.path().join("questions.jsonl")).unwrap().len();
+    for _ in 0..120 {
+        let file = bench.upload(&texts(2)).await;
+        bench.made(&file).await;
+    }
+    let found = bench.api.find_file("enrich-test.jsonl", bytes).await.unwrap();
+    assert_eq!(found.unwrap().id, first, "it is on the last page");
+    let (mut ids, mut pages, mut page) = (BTreeSet::new(), 0, None);
+    loop {
+        let list = bench.api.list(page.as_deref()).await.unwrap();
+        ids.extend(list.items.into_iter().map(|batch| batch.id));
+        pages += 1;
+        page = list.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    assert_eq!((ids.len(), pages), (120, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_end_is_known_in_every_shape() {
+    let texts = texts(100);
+    for (shape, signed_uploads) in OTHER_SHAPES {
+        let plain = BatchesSpec { shape, signed_uploads, ..BatchesSpec::default() };
+        let expiring = BatchBench::new(BatchesSpec { expired_lines: 0.3, ..plain.clone() }).await;
+        let ended = expiring.ended(&expiring.made(&expiring.upload(&texts).await).await.id).await;
+        assert_eq!(ended.status, BatchStatus::Expired, "{shape:?}");
+        let answered = answers(&expiring.download(&ended.output_file_id.unwrap()).await.0);
+        let (errors, _) = expiring.download(&ended.error_file_id.unwrap()).await;
+        for line in errors.lines() {
+            let line: AnswerLine<'_> = serde_json::from_str(line).unwrap();
+            assert!(line.response.is_none());
+            assert_eq!(line.error.unwrap().code.as_deref(), Some("batch_expired"), "{shape:?}");
+        }
+        assert!(!answered.is_empty() && answered.len() + errors.lines().count() == 100, "{shape:?}");
+
+        let stuck = BatchBench::new(BatchesSpec { stuck: Some(StuckIn::InProgress), ..plain.clone() }).await;
+        let batch = stuck.made(&stuck.upload(&texts).await).await;
+        until(&stuck.simulator, |counts| counts.answered == 50).await;
+        assert_eq!(stuck.api.get(&batch.id).await.unwrap().unwrap().status, BatchStatus::Running);
+        stuck.api.cancel(&batch.id).await.unwrap();
+        let ended = stuck.ended(&batch.id).await;
+        assert_eq!(ended.status, BatchStatus::Cancelled, "{shape:?}");
+        assert_eq!(answers(&stuck.download(&ended.output_file_id.unwrap()).await.0).len(), 50);
+        stuck.api.cancel(&batch.id).await.unwrap();
+
+        let failure = BatchFailure { code: Some("invalid_request".into()), line: None, times: None };
+        let failing = BatchBench::new(BatchesSpec { failure: Some(failure), ..plain }).await;
+        let ended = failing.ended(&failing.made(&failing.upload(&texts).await).await.id).await;
+        assert_eq!((ended.status, ended.output_file_id), (BatchStatus::Failed, None), "{shape:?}");
+        let errors = ended.errors.unwrap().data;
+        assert_eq!(errors[0].message.as_deref(), Some("a configured failure"), "{shape:?}");
+    }
 }

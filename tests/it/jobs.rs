@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, StringArray};
 use arrow::record_batch::RecordBatch;
-use enrich::config::{BatchesSpec, Job, SimulatorSpec};
+use enrich::config::{BatchShape, BatchesSpec, Job, SimulatorSpec};
 use enrich::simulator::Simulator;
 use enrich::transport::BatchApi;
 use serde_json::{Value, json};
@@ -232,6 +232,63 @@ async fn each_job_sends_what_its_provider_expects() {
     }
 }
 
+/// Runs a job of one review that asks through the Batch API that a simulator plays. Returns the line that it has sent.
+async fn sent_in_a_batch(file: &str, host: &str, key: &str, simulator: &Simulator) -> Value {
+    let folder = with_one_review().await;
+    let text = fs::read_to_string(project().join("config").join(file)).unwrap();
+    let text = text.replace(host, simulator.url().as_str());
+    let provider = file.trim_end_matches(".toml").replace('-', "_");
+    let file = folder.path().join("config").join(file);
+    fs::write(&file, &text).unwrap();
+
+    let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
+    command.arg("run").arg(&file).arg("--wait");
+    for set in ["poll=\"100ms\"", "keep_files=true"] {
+        command.arg("--set").arg(format!("provider.{provider}.batch.{set}"));
+    }
+    command.env(key, "key-of-the-test").env_remove("RUST_LOG");
+    let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    Outcome::of(&ran).assert_status(0).assert_says("done: 1 row written, 1 answer, 0 errors");
+
+    let job = Job::parse(&file, &text, |_| Some("key-of-the-test".to_owned())).unwrap();
+    let api = BatchApi::new(&job.providers[0], simulator.url()).unwrap();
+    let batch = api.list(None).await.unwrap().items.remove(0);
+    let sent = folder.path().join("sent.jsonl");
+    api.download(&batch.input_file_id.unwrap(), &sent).await.unwrap();
+    serde_json::from_str(&fs::read_to_string(sent).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_jobs_in_batches_of_other_shapes_send_lines_as_their_providers_take_them() {
+    let mistral = json!({"max_tokens": 200, "random_seed": 7});
+    let together = json!({"max_tokens": 200});
+    let together_model = "meta-llama/Llama-3.3-70B-Instruct-Turbo";
+    for (shape, host, model, fields) in [
+        (BatchShape::Mistral, "https://api.mistral.ai/v1", "ministral-3b-2512", mistral),
+        (BatchShape::Together, "https://api.together.xyz/v1", together_model, together),
+    ] {
+        let batches =
+            BatchesSpec { shape, signed_uploads: shape == BatchShape::Together, ..BatchesSpec::default() };
+        let spec = SimulatorSpec {
+            api_key: Some("key-of-the-test".to_owned()),
+            model: Some(model.to_owned()),
+            batches: Some(batches),
+            ..SimulatorSpec::default()
+        };
+        let simulator = Simulator::start(spec, 0).await.unwrap();
+        let file = format!("{}-batch.toml", shape.name());
+        let key = format!("{}_API_KEY", shape.name().to_uppercase());
+        let sent = sent_in_a_batch(&file, host, &key, &simulator).await;
+        let counts = simulator.counts();
+        assert_eq!((counts.batches.created, counts.requests, counts.answered), (1, 0, 1), "{file}");
+        let mut body = asked(model, fields);
+        if shape == BatchShape::Mistral {
+            body.as_object_mut().unwrap().remove("model");
+        }
+        assert_eq!(sent, json!({"custom_id": sent["custom_id"], "body": body}), "{file}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_job_in_batches_sends_a_file_and_what_is_left_of_it_by_itself() {
     let body = asked("gpt-5-mini", json!({"max_completion_tokens": 400, "reasoning_effort": "minimal"}));
@@ -243,37 +300,20 @@ async fn the_job_in_batches_sends_a_file_and_what_is_left_of_it_by_itself() {
             ..SimulatorSpec::default()
         };
         let simulator = Simulator::start(spec, 0).await.unwrap();
-        let folder = with_one_review().await;
-        let text = fs::read_to_string(project().join("config/openai-batch.toml")).unwrap();
-        let text = text.replace("https://api.openai.com/v1", simulator.url().as_str());
-        let file = folder.path().join("config/openai-batch.toml");
-        fs::write(&file, &text).unwrap();
-
-        let mut command = Command::new(env!("CARGO_BIN_EXE_enrich"));
-        let set =
-            ["provider.openai_batch.batch.poll=\"100ms\"", "provider.openai_batch.batch.keep_files=true"];
-        command.arg("run").arg(&file).args(["--wait", "--set", set[0], "--set", set[1]]);
-        command.env("OPENAI_API_KEY", "key-of-the-test").env_remove("RUST_LOG");
-        let ran = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-        Outcome::of(&ran).assert_status(0).assert_says("done: 1 row written, 1 answer, 0 errors");
+        let host = "https://api.openai.com/v1";
+        let sent = sent_in_a_batch("openai-batch.toml", host, "OPENAI_API_KEY", &simulator).await;
         let counts = simulator.counts();
         assert_eq!((counts.batches.created, counts.requests, counts.answered), (1, own_requests, 1));
-
-        let job = Job::parse(&file, &text, |_| Some("key-of-the-test".to_owned())).unwrap();
-        let api = BatchApi::new(&job.providers[0], simulator.url()).unwrap();
-        let batch = api.list(None).await.unwrap().items.remove(0);
-        let sent = folder.path().join("sent.jsonl");
-        api.download(&batch.input_file_id.unwrap(), &sent).await.unwrap();
-        let sent: Value = serde_json::from_str(&fs::read_to_string(sent).unwrap()).unwrap();
         assert_eq!((&sent["url"], &sent["body"]), (&json!("/v1/chat/completions"), &body));
     }
 }
 
 #[test]
 fn no_job_is_shipped_without_an_expectation() {
-    // The quickstarts ask the simulator; tests of their own are in `cli`, and the one of the job in batches is above.
+    // The quickstarts ask the simulator; tests of their own are in `cli`, and those of the jobs in batches are above.
     let mut known: Vec<&str> = expected().iter().map(|expected| expected.file).collect();
-    known.extend(["openai-batch.toml", "quickstart-batch.toml", "quickstart.toml"]);
+    known.extend(["mistral-batch.toml", "openai-batch.toml", "together-batch.toml"]);
+    known.extend(["quickstart-batch.toml", "quickstart.toml"]);
     known.sort_unstable();
     assert_eq!(shipped().iter().map(|path| name(path)).collect::<Vec<_>>(), known);
 }
