@@ -395,6 +395,8 @@ impl<'a> BatchWorker<'a> {
         let (output, errors) = files.and_then(|files| files.finish().ok()).unzip();
         let mut state = self.shared.lock();
         let key = state.batches.batch(self.id).map(|batch| batch.key.clone()).unwrap_or_default();
+        // Lines that were worked on may be lost: then the file is there, and lacks them.
+        let has_completed = state.batches.batch(self.id).is_some_and(|batch| batch.completed > 0);
         let mut store = |content: Option<FileContent>, kind: &str, is_kept: bool| {
             let content = content.filter(|content| content.len > 0 || is_kept)?;
             let file = UploadedFile::new(format!("{}_{kind}.jsonl", self.id), "batch_output", &key, content);
@@ -403,7 +405,7 @@ impl<'a> BatchWorker<'a> {
             state.counts.batches.files += 1;
             Some(id)
         };
-        let output = store(output, "output", false);
+        let output = store(output, "output", has_completed);
         let errors = store(errors, "error", self.spec.empty_error_file);
         if let Some(batch) = state.batches.batch(self.id) {
             batch.state = end;
