@@ -116,6 +116,9 @@ pub struct Submission {
     /// The batches with rows that take the answer to one of its requests.
     #[serde(default)]
     pub follower_batches: BTreeSet<BatchId>,
+    /// Whether no journal names its rows any more.
+    #[serde(default)]
+    pub without_rows: bool,
     /// Number of its requests.
     pub lines: u64,
     /// Size of its file.
@@ -341,6 +344,12 @@ impl Submissions {
         own.fold(SubmittedSpend::default(), add)
     }
 
+    /// Lets go of submissions of which no journal names the rows: every row is in the table.
+    pub fn close_unclaimed(&mut self) {
+        let own = self.open.iter_mut().filter(|submission| !submission.state.is_open());
+        own.for_each(|submission| submission.without_rows = false);
+    }
+
     /// Removes submissions to a provider whose answers are collected or that were given up, and whose batches
     /// `is_committed`; what they cost stays counted. Returns them.
     pub fn close(
@@ -352,6 +361,7 @@ impl Submissions {
             let lineage = submission.lineage;
             submission.provider == provider
                 && !submission.state.is_open()
+                && !submission.without_rows
                 && submission.all_batches().iter().all(|batch| is_committed(lineage, *batch))
         };
         let done: Vec<Submission> = self.open.extract_if(.., is_done).collect();

@@ -438,6 +438,9 @@ impl Enricher {
         if is_done {
             // Every row that could use a stray answer is in the table.
             self.stray_answers.discard()?;
+            if let Some(link) = &self.submissions {
+                link.close_unclaimed().await;
+            }
         }
         Ok(self.stop)
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 use super::input::{JobSubmissions, Journals};
-use crate::checkpoint::UnloadedBatch;
+use crate::checkpoint::{Submissions, UnloadedBatch};
 use crate::ident::{BatchId, Fingerprint, SubmissionId};
 use crate::journal::SubmittedGroup;
 use crate::submitter::{SharedSubmissions, SubmitterContext, SubmitterNews};
@@ -106,6 +106,12 @@ impl SubmitterLink {
         });
         // A batch that is not named is read.
         let _ = saved.await;
+    }
+
+    /// Lets go of answers that no row has claimed: every row is in the table.
+    pub(super) async fn close_unclaimed(&self) {
+        // What is not let go of is looked at again by the next run.
+        let _ = self.list.change(Submissions::close_unclaimed).await;
     }
 
     /// Notes that a row went into a file.

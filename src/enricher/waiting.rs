@@ -5,7 +5,7 @@ use super::step_provider::{StepProvider, have_begun};
 use super::stop::Stop;
 use crate::executor::Request;
 use crate::ident::StepId;
-use crate::submitter::SubmitterNews;
+use crate::submitter::{SubmitterNews, SubmitterStatus};
 
 /// Whether a run has nothing to do before a submission comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +70,10 @@ impl Enricher {
         let held = held + self.rerouted.iter().filter(is_held).count() as u64;
         // Every executor waits if nothing but the return of a submission leaves more of the budget.
         let is_under_way = self.ledger.handed_out() > held && !self.account.waits_for_submissions();
-        if is_under_way || !self.ledger.has_submitted() || self.awaits_provider() {
+        let awaits_lost =
+            |provider: &StepProvider| provider.rest.as_ref().is_some_and(SubmitterStatus::awaits_lost);
+        let is_anything_out = self.ledger.has_submitted() || self.providers.iter().any(awaits_lost);
+        if is_under_way || !is_anything_out || self.awaits_provider() {
             return SubmissionWait::No;
         }
         let Some(submissions) = &mut self.submissions else { return SubmissionWait::No };

@@ -17,7 +17,7 @@ use super::submission_guard::RunGuard;
 use super::writable::check_writable;
 use crate::budget::Account;
 use crate::cache::{CacheLimits, Store};
-use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submission, Submissions, SubmissionsFile};
+use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submissions, SubmissionsFile};
 use crate::config::Job;
 use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness, asked_by};
 use crate::event::{Event, Voice};
@@ -39,9 +39,6 @@ const SPOOL: &str = "spool";
 
 /// What to do about rows at a provider before a job starts over.
 const STILL_OUT: &str = "take them in: enrich run JOB --wait; or let go of each batch: enrich batches JOB --cancel or --give-up with its number";
-/// What to do about rows at a provider whose checkpoint is lost.
-const LOST_CHECKPOINT: &str = "put the checkpoint back that planned them, and take them in: enrich run JOB --wait; or have them sent again: enrich batches JOB --give-up with the number of each batch";
-
 /// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
 
@@ -234,7 +231,7 @@ impl<'a> Session<'a> {
             copies: copier.as_ref().map(|copier| copier.copies.clone()),
         };
         let account = &journals.account;
-        journals.submissions = self.submissions(checkpoint.lineage, first, account, guard).await?;
+        journals.submissions = self.submissions(first, account, guard).await?;
         let steps = asked_by(&prepared.steps);
         let unloaded = journals
             .submissions
@@ -306,7 +303,7 @@ impl<'a> Session<'a> {
     /// When one does, and when the list of submissions cannot be read.
     pub(crate) async fn check_nothing_submitted(&self) -> Result<(), RunError> {
         match SubmissionsFile::in_folder(&self.folders.home).load().await? {
-            Some(list) => refuse_submitted(&list, |_| true, STILL_OUT),
+            Some(list) => refuse_submitted(&list),
             None => Ok(()),
         }
     }
@@ -314,7 +311,6 @@ impl<'a> Session<'a> {
     /// Opens the list of submissions, if a provider is asked through its Batch API. A retry sends each request by itself.
     async fn submissions(
         &self,
-        lineage: Lineage,
         first_uncommitted: BatchId,
         account: &Account,
         guard: RunGuard,
@@ -324,15 +320,17 @@ impl<'a> Session<'a> {
             return Ok(None);
         }
         let file = SubmissionsFile::in_folder(&self.folders.home);
-        let list = file.load().await?.unwrap_or_else(|| Submissions::new(self.job.app_id.clone()));
-        refuse_submitted(&list, |submission| submission.lineage != lineage, LOST_CHECKPOINT)?;
+        let list = file.load().await?;
         let folder = self.folders.state.join(SPOOL);
-        submitter::sweep(&folder, &list);
+        if let Some(list) = &list {
+            submitter::sweep(&folder, list);
+        }
+        let app_id = &self.job.app_id;
         Ok(Some(JobSubmissions {
             app_id: self.job.app_id.clone(),
             run: self.run,
             machine: MachineId::of(&self.folders.journal)?,
-            list: SharedSubmissions::new(file, list, self.run, account.clone()),
+            list: SharedSubmissions::new(file, list, app_id, self.run, account.clone()),
             folder,
             first_uncommitted,
             guard: Arc::new(guard),
@@ -421,14 +419,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// Refuses to go on while batches at a provider hold rows that this run would ask again.
-fn refuse_submitted(
-    list: &Submissions,
-    is_other: impl Fn(&Submission) -> bool,
-    hint: &'static str,
-) -> Result<(), RunError> {
-    let other = list.open.iter().filter(|own| is_other(own) && own.state.may_bring_answers());
-    let rows: u64 = other.map(|submission| submission.lines).sum();
+/// Refuses to start over while batches at a provider hold rows that would be asked again.
+fn refuse_submitted(list: &Submissions) -> Result<(), RunError> {
+    let out = list.open.iter().filter(|own| own.state.may_bring_answers());
+    let rows: u64 = out.map(|submission| submission.lines).sum();
     if rows == 0 {
         return Ok(());
     }
@@ -437,7 +431,7 @@ fn refuse_submitted(
             "{} of this job wait for batches at a provider, and would be paid for twice",
             counted(rows, "row")
         ),
-        hint,
+        hint: STILL_OUT,
     })
 }
 

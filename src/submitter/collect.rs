@@ -69,9 +69,9 @@ pub enum CollectError {
 }
 
 /// Where a line stands in the downloaded files.
-#[derive(Clone, Copy)]
-struct LineLocation {
-    file: usize,
+#[derive(Clone, Copy, Debug)]
+pub(super) struct LineLocation {
+    pub(super) file: usize,
     offset: u64,
     len: u64,
 }
@@ -116,7 +116,7 @@ impl AnswerCollector<'_> {
     }
 
     /// Finds where the first line for each request stands.
-    fn index(
+    pub(super) fn index(
         &self,
         files: &[Download],
         collected: &mut CollectionReport,
@@ -321,7 +321,7 @@ impl AnswerCollector<'_> {
     }
 
     /// Books what the provider counts beyond the answers that it gave back: they were billed, and are lost.
-    fn book_lost_answers(&self, collected: &mut CollectionReport) {
+    pub(super) fn book_lost_answers(&self, collected: &mut CollectionReport) {
         let stated = self.submission.remote.iter().filter_map(|copy| copy.usage);
         let (input, output) = stated.fold((0, 0), |(input, output), usage| {
             (input + usage.input_tokens, output + usage.output_tokens)
@@ -362,7 +362,7 @@ impl AnswerCollector<'_> {
     }
 
     /// The outcome that a line shows, or `None` if its row is to be asked again.
-    fn outcome(
+    pub(super) fn outcome(
         &self,
         file: &File,
         place: LineLocation,

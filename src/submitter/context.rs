@@ -81,6 +81,8 @@ pub struct SubmitterStatus {
     /// One more than the number of the last request to hand in that it has followed; 0 while it is busy.
     drained: Arc<AtomicU64>,
     is_full: Arc<AtomicBool>,
+    /// Whether it takes no rows before batches are back of which it is not known which rows they hold.
+    awaits_lost: Arc<AtomicBool>,
     /// Whether it holds a row for which the budget leaves too little before something comes back.
     holds_row: Arc<AtomicBool>,
 }
@@ -103,6 +105,16 @@ impl SubmitterStatus {
     #[must_use]
     pub fn has_begun(&self) -> bool {
         self.has_begun.load(Ordering::Acquire)
+    }
+
+    /// Whether it takes no rows before batches are back of which it is not known which rows they hold.
+    #[must_use]
+    pub fn awaits_lost(&self) -> bool {
+        self.awaits_lost.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_awaits_lost(&self, awaits_lost: bool) {
+        self.awaits_lost.store(awaits_lost, Ordering::Release);
     }
 
     /// Number of rows that it holds because the budget leaves too little for them.

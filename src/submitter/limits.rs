@@ -56,6 +56,8 @@ impl Submitter {
             && self.outstanding() < self.settings.max_outstanding
             && self.opens_at().is_none()
             && self.awaits_first().is_none()
+            && self.has_looked_for_lost
+            && !self.awaits_unknown_rows()
     }
 
     /// When the provider takes batches again; `None` if it does now.
@@ -71,6 +73,7 @@ impl Submitter {
             let is_first = |own: &&Submission| {
                 own.provider == *self.name
                     && own.state.is_open()
+                    && !own.without_rows
                     && !known.is_some_and(|known| known.validated.contains(&kind_of(own)))
             };
             list.open.iter().find(is_first).map(|first| first.since)

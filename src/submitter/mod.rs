@@ -10,6 +10,7 @@ mod followers;
 mod leaders;
 mod limits;
 mod line_id;
+mod lost;
 mod shared;
 #[cfg(test)]
 mod simulation;
@@ -19,6 +20,7 @@ mod steps;
 mod submission;
 mod submission_events;
 mod task;
+mod unclaimed;
 mod validation;
 
 pub use collect::{CollectError, CollectionReport};

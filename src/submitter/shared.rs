@@ -8,7 +8,7 @@ use crate::budget::Account;
 use crate::checkpoint::{
     CheckpointError, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
 };
-use crate::ident::{RunId, SubmissionId};
+use crate::ident::{AppId, RunId, SubmissionId};
 use crate::wire::BatchStatus;
 
 /// The list of submissions. Clones share it.
@@ -20,17 +20,34 @@ pub struct SharedSubmissions {
     run: RunId,
     account: Account,
     spooled: SpooledRows,
+    /// Whether there was a list when the run began.
+    was_found: bool,
     /// Lets one change be saved at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl SharedSubmissions {
-    /// Shares a list that was read from this file. Its submissions count in the account of the run.
+    /// Shares a list that was read from this file, or `None` if there is none. Its submissions count in the account of
+    /// the run.
     #[must_use]
-    pub fn new(file: SubmissionsFile, list: Submissions, run: RunId, account: Account) -> Self {
+    pub fn new(
+        file: SubmissionsFile,
+        list: Option<Submissions>,
+        app_id: &AppId,
+        run: RunId,
+        account: Account,
+    ) -> Self {
+        let was_found = list.is_some();
+        let list = list.unwrap_or_else(|| Submissions::new(app_id.clone()));
         account.set_submitted(list.spend(), list.spend_of(run));
         let (spooled, turn) = (SpooledRows::default(), Arc::default());
-        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), run, account, spooled, turn }
+        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), run, account, spooled, was_found, turn }
+    }
+
+    /// Whether there was a list when the run began.
+    #[must_use]
+    pub fn was_found(&self) -> bool {
+        self.was_found
     }
 
     fn list(&self) -> MutexGuard<'_, Submissions> {

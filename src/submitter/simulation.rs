@@ -59,6 +59,7 @@ fn submission() -> Submission {
         files: Vec::new(),
         batches: BTreeMap::new(),
         follower_batches: BTreeSet::new(),
+        without_rows: false,
         lines: 10,
         bytes: 1_000,
         prompt_tokens: 100,

@@ -67,7 +67,8 @@ pub fn sweep(folder: &Path, list: &Submissions) {
     for path in found.filter_map(|entry| Some(entry.ok()?.path())) {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let is_open = |submission: &&Submission| {
-            submission.state.may_bring_answers() && name.starts_with(&submission.id.to_string())
+            (submission.state.may_bring_answers() || submission.without_rows)
+                && name.starts_with(&submission.id.to_string())
         };
         if !list.open.iter().any(|submission| is_open(&submission)) {
             // A file that stays costs room on the disk, and nothing else.

@@ -11,6 +11,7 @@ use super::limits::is_validated;
 use super::spool::path_of;
 use super::submission::{CreationResult, SubmissionAction, SubmissionDriver};
 use super::task::{Submitter, SubmitterEnd};
+use super::unclaimed::UnclaimedAnswers;
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::config::BatchShape;
@@ -18,6 +19,7 @@ use crate::event::Event;
 use crate::fault::{Failure, Policy};
 use crate::faultpoint::Side;
 use crate::ident::{Spend, SubmissionId};
+use crate::store;
 use crate::transport::BatchCreation;
 use crate::wire::{BatchRequest, BatchStatus, RemoteBatch};
 use crate::wording::counted;
@@ -303,6 +305,8 @@ impl Submitter {
     /// Brings the answers of a submission into the journals.
     async fn collect(&mut self, submission: Submission) -> Result<(), SubmitterEnd> {
         let id = submission.id;
+        let folder = &self.context.folder;
+        store::create_private_folder(folder).map_err(|source| self.spool_error("make room for", source))?;
         let mut files = Vec::new();
         for (batch, copy) in submission.remote.iter().enumerate() {
             for remote in copy.output.iter().chain(&copy.errors) {
@@ -340,7 +344,7 @@ impl Submitter {
         });
         saved.await?;
         let _ = std::fs::remove_file(path_of(&self.context.folder, id));
-        for Download { path, .. } in files {
+        for Download { path, .. } in files.into_iter().filter(|_| !submission.without_rows) {
             // A download that stays is swept at the next start.
             let _ = std::fs::remove_file(path);
         }
@@ -360,16 +364,29 @@ impl Submitter {
         self.io.capacity_freed.notify_one();
     }
 
-    fn gather(&self, submission: &Submission, files: &[Download]) -> Result<CollectionReport, CollectError> {
-        let worst = Spend { requests: 1, ..submission.worst_request };
-        let collector = AnswerCollector {
+    /// Brings the answers of a submission into the journals, or keeps them for the rows that turn out to be theirs.
+    fn gather(
+        &mut self,
+        submission: &Submission,
+        files: &[Download],
+    ) -> Result<CollectionReport, CollectError> {
+        let collector = self.collector(submission);
+        if !submission.without_rows {
+            return collector.collect(files);
+        }
+        let (answers, report) = UnclaimedAnswers::read(&collector, submission, files)?;
+        self.unclaimed.push(answers);
+        Ok(report)
+    }
+
+    pub(super) fn collector<'a>(&'a self, submission: &'a Submission) -> AnswerCollector<'a> {
+        AnswerCollector {
             submission,
             journals: &self.context.journals,
             api: &self.api,
             billing: &self.billing,
-            worst,
-        };
-        collector.collect(files)
+            worst: Spend { requests: 1, ..submission.worst_request },
+        }
     }
 }
 

@@ -292,7 +292,7 @@ fn lacks_files(copy: &RemoteCopy) -> bool {
 }
 
 /// Writes down what the provider says of a batch.
-fn note(submission: &mut Submission, batch: &RemoteBatch, now: DateTime<Utc>) {
+pub(super) fn note(submission: &mut Submission, batch: &RemoteBatch, now: DateTime<Utc>) {
     let at = submission.remote.iter().position(|copy| copy.id == batch.id);
     let copy = match at {
         Some(at) => &mut submission.remote[at],

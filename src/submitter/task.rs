@@ -15,6 +15,7 @@ use super::error::SubmitterError;
 use super::leaders::{Leaders, NewFollowers};
 use super::spool::{Spool, tokens_in};
 use super::submission::{SubmissionAction, SubmissionDriver, SubmissionPolicy};
+use super::unclaimed::UnclaimedAnswers;
 use crate::budget::BudgetRefusal;
 use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
@@ -58,6 +59,11 @@ pub struct Submitter {
     /// Requests that other rows can follow; `None` until one could.
     pub(super) leaders: Option<Leaders>,
     pub(super) new_followers: NewFollowers,
+    /// Answers of submissions of which no journal names the rows.
+    pub(super) unclaimed: Vec<UnclaimedAnswers>,
+    /// Whether it is known which batches of the job are at the provider.
+    pub(super) has_looked_for_lost: bool,
+    next_lost_look: DateTime<Utc>,
     pub(super) drivers: HashMap<SubmissionId, SubmissionDriver>,
     /// The number of the last request to hand in files that are not full.
     pub(super) drained: u64,
@@ -103,6 +109,9 @@ impl Submitter {
             held: None,
             leaders: None,
             new_followers: NewFollowers::new(),
+            unclaimed: Vec::new(),
+            has_looked_for_lost: false,
+            next_lost_look: clock::wall(),
             drivers: HashMap::new(),
             drained: 0,
             reported: None,
@@ -157,6 +166,10 @@ impl Submitter {
             if self.take_steps().await? {
                 continue;
             }
+            if !self.has_looked_for_lost && clock::wall() >= self.next_lost_look {
+                self.next_lost_look = clock::wall() + self.settings.poll;
+                self.has_looked_for_lost = self.look_for_lost().await?;
+            }
             if !self.rest.has_begun() {
                 self.rest.set_begun();
                 self.io.capacity_freed.notify_one();
@@ -168,7 +181,8 @@ impl Submitter {
             self.report_rest(due);
             self.report_open();
             let has_room = self.has_room();
-            let due = due.into_iter().chain(self.opens_at()).min();
+            let look = Some(self.next_lost_look).filter(|_| !self.has_looked_for_lost);
+            let due = due.into_iter().chain(self.opens_at()).chain(look).min();
             let mut sleep =
                 due.map_or(LONGEST_SLEEP, |due| (due - clock::wall()).to_std().unwrap_or_default());
             if self.held.is_some() {
@@ -197,7 +211,15 @@ impl Submitter {
     /// Looks at the submissions of earlier runs. Those that never reached the provider are dropped: their rows may be
     /// asked something else by now.
     async fn begin(&mut self) -> Result<(), SubmitterEnd> {
-        let (name, policy) = (Arc::clone(&self.name), self.policy());
+        let (name, policy, lineage) = (Arc::clone(&self.name), self.policy(), self.context.lineage);
+        let list = self.context.submissions.read(|list| list.open.clone());
+        let mut without_rows = BTreeSet::new();
+        for own in list.iter().filter(|own| own.provider == *name && own.state.may_bring_answers()) {
+            let is_of_other = own.lineage != self.context.lineage;
+            if !own.without_rows && (is_of_other || self.lacks_rows(own)?) {
+                without_rows.insert(own.id);
+            }
+        }
         let found = self.context.submissions.change(|list| {
             let (mut kept, mut dropped) = (Vec::new(), Vec::new());
             let now = clock::wall();
@@ -205,6 +227,16 @@ impl Submitter {
                 if submission.state.is_open() && !submission.state.may_bring_answers() {
                     (submission.state, submission.since) = (SubmissionState::Dropped, now);
                     dropped.push(submission.clone());
+                }
+                submission.without_rows |= without_rows.contains(&submission.id);
+                if submission.without_rows && submission.lineage != lineage {
+                    // They are numbers of other batches now.
+                    submission.batches.clear();
+                    submission.follower_batches.clear();
+                }
+                if submission.without_rows && submission.state == SubmissionState::Collected {
+                    // Its answers are read again, from the files that are here.
+                    submission.state = SubmissionState::Ended;
                 }
                 if submission.state.is_open() {
                     kept.push(submission.id);
@@ -218,6 +250,7 @@ impl Submitter {
         }
         // Batches that are open already may have taken their rows for submitted.
         dropped.iter().for_each(|submission| self.tell_returned(submission));
+        self.has_looked_for_lost = self.context.submissions.was_found() || self.look_for_lost().await?;
         self.close().await?;
         Ok(())
     }
@@ -280,6 +313,7 @@ impl Submitter {
         });
         let rests = self.spool.is_none() && !is_soon && !self.lingers();
         let is_full = !self.has_room();
+        self.rest.set_awaits_lost(self.awaits_unknown_rows());
         if self.rest.set(rests.then_some(self.drained), is_full) {
             self.io.capacity_freed.notify_one();
         }
@@ -292,9 +326,19 @@ impl Submitter {
         // Rows that ask what a submission has answered already, by submission.
         let mut known: BTreeMap<SubmissionId, Vec<Request>> = BTreeMap::new();
         let (mut next, mut taken) = (Some(request), 0);
+        let mut returned = BTreeSet::new();
         while let Some(request) = next.take() {
             taken += 1;
-            match self.leader_of(&request)? {
+            let leader = match self.claim(&request)? {
+                true => {
+                    returned.insert(request.cell.batch);
+                    replies.push(self.reply(request, Verdict::Submitted));
+                    next = self.io.inbox.try_recv().ok().filter(|_| taken < self.io.capacity);
+                    continue;
+                }
+                false => self.leader_of(&request)?,
+            };
+            match leader {
                 Some(leader) if self.is_collected(leader) => known.entry(leader).or_default().push(request),
                 Some(leader) => {
                     self.follow(&request, leader);
@@ -306,7 +350,6 @@ impl Submitter {
                 next = self.io.inbox.try_recv().ok();
             }
         }
-        let mut returned = BTreeSet::new();
         for (leader, requests) in known {
             let (given, left) = self.take_known(leader, requests)?;
             for request in given {
@@ -443,6 +486,7 @@ impl Submitter {
             files: spool.files.iter().map(ToString::to_string).collect(),
             batches,
             follower_batches,
+            without_rows: false,
             lines: spool.lines,
             bytes: spool.bytes,
             prompt_tokens: tokens_in(spool.prompt_bytes),

@@ -12,6 +12,7 @@ mod batch_figures;
 mod batch_files;
 mod batch_lanes;
 mod batch_limits;
+mod batch_lost;
 mod batch_routes;
 mod batch_shapes;
 mod batch_sharing;
