@@ -35,6 +35,8 @@ struct World {
     in_flight: BTreeSet<Cell>,
     stragglers: BTreeSet<Cell>,
     may_straggle: bool,
+    /// The task that has the source, while it is under way.
+    source_task: Option<LedgerTask>,
     /// Whether rows are submitted, too.
     submits: bool,
     /// (source row, step) → number of paid answers.
@@ -63,6 +65,7 @@ impl World {
             in_flight: BTreeSet::new(),
             stragglers: BTreeSet::new(),
             may_straggle: true,
+            source_task: None,
             paid: BTreeMap::new(),
             cut: BTreeMap::new(),
             random,
@@ -89,6 +92,7 @@ impl World {
         }
         self.stragglers.clear();
         self.outputs.clear();
+        self.source_task = None;
         let next = self.disk.plan.keys().last().map_or(BatchId::FIRST, |last| last.next());
         let left = self.disk.plan.iter().filter(|(id, _)| self.disk.committed.is_none_or(|done| **id > done));
         let left = left.map(|(id, rows)| (*id, rows.len() as u64, rows.len() as u64 * 10));
@@ -181,6 +185,26 @@ impl World {
         true
     }
 
+    /// Begins a task. One that has the source may take a while, in which other things happen.
+    fn begin(&mut self, task: LedgerTask) {
+        if matches!(task, LedgerTask::Plan | LedgerTask::Load(_)) {
+            assert!(self.source_task.replace(task).is_none(), "one task at a time has the source");
+            if self.random.bool() {
+                self.finish_source_task();
+            }
+        } else {
+            self.carry_out(task);
+        }
+    }
+
+    /// Ends the task that has the source. Returns whether there was one.
+    fn finish_source_task(&mut self) -> bool {
+        let task = self.source_task.take();
+        let was_under_way = task.is_some();
+        task.into_iter().for_each(|task| self.carry_out(task));
+        was_under_way
+    }
+
     fn carry_out(&mut self, task: LedgerTask) {
         match task {
             LedgerTask::Plan => {
@@ -262,8 +286,11 @@ impl World {
         match self.random.u8(..100) {
             0 => self.kill(),
             1..40 => {
+                if self.random.bool() {
+                    self.finish_source_task();
+                }
                 if let Some(task) = self.ledger.next_task() {
-                    self.carry_out(task);
+                    self.begin(task);
                 }
             }
             40..42 => {
@@ -333,8 +360,10 @@ impl World {
                     moved = true;
                 }
             }
+            moved |= self.finish_source_task();
             while let Some(task) = self.ledger.next_task() {
-                self.carry_out(task);
+                self.begin(task);
+                self.finish_source_task();
                 moved = true;
             }
             if !moved {
