@@ -136,10 +136,6 @@ impl RunBudget {
     pub(crate) async fn look(job: &Job, home: &Folder) -> Result<Option<Spent>, RunError> {
         let folder = folder(&job.places.journal);
         let mut found = Spending::read(&folder)?;
-        let SubmittedSpend { settled, open } = Box::pin(submitted(home)).await?;
-        if settled + open != Spend::default() {
-            found = Some(found.unwrap_or_default() + settled + open);
-        }
         if let Some(objects) = home.join(FOLDER).objects() {
             let own = MachineId::found(&folder)?.map(copy_name).unwrap_or_default();
             let others = SpentCopy::of_others(objects, &own).await?;
@@ -150,7 +146,8 @@ impl RunBudget {
         if found.is_none() && allowance.is_unlimited() {
             return Ok(None);
         }
-        let spent = found.unwrap_or_default();
+        let SubmittedSpend { settled, open } = Box::pin(submitted(home)).await?;
+        let spent = found.unwrap_or_default() + settled + open;
         let limit = BudgetLimit::broken(BudgetScope::Job, &allowance, spent, smallest_worst_case(job));
         Ok(Some(Spent {
             cost_usd: spent.money.dollars(),
