@@ -506,6 +506,14 @@ pub struct SubmittedSpend {
     pub open: Spend,
 }
 
+impl std::ops::Add for SubmittedSpend {
+    type Output = SubmittedSpend;
+
+    fn add(self, other: SubmittedSpend) -> SubmittedSpend {
+        SubmittedSpend { settled: self.settled + other.settled, open: self.open + other.open }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -22,12 +22,19 @@ pub(super) struct RetryArguments {
     /// Retry at most this many rows
     #[arg(long, value_name = "N", value_parser = rows)]
     limit: Option<u64>,
+    /// Stay until every row has come back that is in a batch at a provider
+    #[arg(long)]
+    wait: bool,
+    /// Send a request for each row, also to providers that are asked through their Batch API
+    #[arg(long)]
+    online: bool,
     #[command(flatten)]
     session: SessionArguments,
 }
 
 pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
-    let RetryArguments { job, select, provider, limit, session } = arguments;
+    let RetryArguments { job, select, provider, limit, wait: waits, online: asks_online, session } =
+        arguments;
     let mut options = select.typed();
     if let Some(provider) = &provider {
         options.push_str(&format!(" --provider {}", shell_quoted(provider)));
@@ -36,7 +43,12 @@ pub(super) async fn retry(arguments: RetryArguments) -> anyhow::Result<Exit> {
     let typed = job.typed();
     // The limit is for one run; the selection is for all runs of the retry.
     let limited = limit.map_or_else(String::new, |limit| format!(" --limit {limit}"));
-    let kind =
-        SessionKind::Retry { requested: Box::new(requested), limit, typed: format!("{options}{limited}") };
+    let kind = SessionKind::Retry {
+        requested: Box::new(requested),
+        limit,
+        waits,
+        asks_online,
+        typed: format!("{options}{limited}"),
+    };
     session::attend(&session, &kind, || Ok((job.load(Keys::Read)?, typed))).await
 }

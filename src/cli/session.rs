@@ -61,14 +61,14 @@ async fn attempt(
         SessionKind::Run { max_rows, begin, confirmed, keep_paid, waits, asks_online } => {
             RunOptions { grace, max_rows, max_duration, begin, confirmed, waits, asks_online, keep_paid }
         }
-        SessionKind::Retry { limit, .. } => RunOptions {
+        SessionKind::Retry { limit, waits, asks_online, .. } => RunOptions {
             grace,
             max_rows: limit,
             max_duration,
             begin: Begin::Continue,
             confirmed: true,
-            waits: false,
-            asks_online: true,
+            waits,
+            asks_online,
             keep_paid: true,
         },
     };

@@ -75,7 +75,7 @@ pub(super) enum SessionKind {
         asks_online: bool,
     },
     /// Sends failed rows again, at most `limit`. `typed` holds the options that select them, as text to be typed again.
-    Retry { requested: Box<Retrying>, limit: Option<u64>, typed: String },
+    Retry { requested: Box<Retrying>, limit: Option<u64>, waits: bool, asks_online: bool, typed: String },
 }
 
 fn positive_duration(text: &str) -> Result<Duration, String> {

@@ -39,6 +39,8 @@ pub struct Journals {
 pub struct JobSubmissions {
     /// Name of the job.
     pub app_id: AppId,
+    /// Id of the target table.
+    pub target_id: String,
     /// The run.
     pub run: RunId,
     /// The machine, whose disk has the files of requests.

@@ -31,10 +31,11 @@ impl SubmitterLink {
     pub(super) fn new(own: JobSubmissions, journals: &Journals) -> (Self, SubmitterContext) {
         let (sender, news) = mpsc::unbounded_channel();
         let (drain, draining) = watch::channel(0);
-        let JobSubmissions { app_id, run, machine, list, folder, first_uncommitted, guard } = own;
+        let JobSubmissions { app_id, target_id, run, machine, list, folder, first_uncommitted, guard } = own;
         let first_uncommitted = Arc::new(AtomicU64::new(first_uncommitted.get()));
         let context = SubmitterContext {
             app_id,
+            target_id,
             lineage: journals.lineage,
             run,
             machine,

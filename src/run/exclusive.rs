@@ -16,6 +16,9 @@ use crate::table;
 /// Maximum time for giving the lease back; after it the lease is left to expire.
 const RELEASE: Duration = Duration::from_secs(5);
 
+/// Folder of a retry's checkpoint, lock and journal, below those of the run.
+pub(crate) const RETRY_FOLDER: &str = "retry";
+
 /// Exclusive access to a job or to a part of it.
 #[derive(Debug)]
 pub(crate) struct Exclusive {

@@ -25,7 +25,7 @@ mod writable;
 
 pub use end::{End, EndKind};
 pub use error::{ErrorKind, RunError};
-pub(crate) use exclusive::{holder, home};
+pub(crate) use exclusive::{RETRY_FOLDER, holder, home};
 pub(crate) use job_run::check_creatable;
 pub use job_run::run;
 pub(crate) use options::unless_stopped;
@@ -38,5 +38,5 @@ pub(crate) use recover::Recoverer;
 pub use retry::retry;
 pub(crate) use run_budget::RunBudget;
 pub use run_budget::Spent;
-pub(crate) use session::{COPIES, RETRY_FOLDER, Scope, Session};
+pub(crate) use session::{COPIES, Scope, Session};
 pub(crate) use writable::{check_appendable, check_writable};

@@ -107,6 +107,7 @@ async fn start(
     for step in prepared.steps.iter_mut().filter(|step| step.gives_vectors()) {
         step.hold_length(retry_commit.vector_length(&step.spec.output).await?)?;
     }
+    prepared.asks_online = options.asks_online;
     let reader = FailedRowReader::new(rows, prepared.needs(), places);
     let (mut checkpoint, outstanding) = recovered(job, found, &retry_commit).await?;
     checkpoint.position = retrying.clone();

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::error::RunError;
-use super::exclusive::Exclusive;
+use super::exclusive::{Exclusive, RETRY_FOLDER};
 use crate::budget::{Account, BudgetRefusal, Spending, worst_case};
 use crate::checkpoint::{MachineId, SubmissionsFile};
 use crate::config::{Allowance, BudgetLimit, BudgetScope, Job, PriceTable};
@@ -232,9 +232,15 @@ fn smallest_worst_case(job: &Job) -> Spend {
     requests.reduce(smaller).unwrap_or_default()
 }
 
-/// Returns what the job's submissions to Batch APIs took and may take.
+/// Returns what the job's submissions to Batch APIs took and may take: those of runs and those of retries. `home` is the
+/// folder of the job's checkpoint.
 async fn submitted(home: &Folder) -> Result<SubmittedSpend, RunError> {
-    let list = SubmissionsFile::in_folder(home).load().await?;
+    Ok(listed_in(home).await? + listed_in(&home.join(RETRY_FOLDER)).await?)
+}
+
+/// Returns what the submissions in a folder's list took and may take.
+pub(crate) async fn listed_in(folder: &Folder) -> Result<SubmittedSpend, RunError> {
+    let list = SubmissionsFile::in_folder(folder).load().await?;
     Ok(list.map(|list| list.spend()).unwrap_or_default())
 }
 

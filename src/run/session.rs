@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use super::copier::Copier;
 use super::error::RunError;
-use super::exclusive::{Exclusive, LeaseGuard, home};
+use super::exclusive::{Exclusive, LeaseGuard, RETRY_FOLDER, home};
 use super::feed::{CommitLog, figures_wait};
-use super::run_budget::RunBudget;
+use super::run_budget::{RunBudget, listed_in};
 use super::submission_guard::RunGuard;
 use super::writable::check_writable;
 use crate::budget::Account;
@@ -29,8 +29,6 @@ use crate::store::{self, Folder};
 use crate::submitter::{self, SharedSubmissions};
 use crate::wording::counted;
 
-/// Folder of a retry's checkpoint, lock and journal, below those of the run.
-pub(crate) const RETRY_FOLDER: &str = "retry";
 /// Folder of the copies of the journals, in the folder of the checkpoint.
 pub(crate) const COPIES: &str = "journal";
 
@@ -231,7 +229,7 @@ impl<'a> Session<'a> {
             copies: copier.as_ref().map(|copier| copier.copies.clone()),
         };
         let account = &journals.account;
-        journals.submissions = self.submissions(first, account, guard).await?;
+        journals.submissions = self.submissions(checkpoint.target_id.clone(), first, account, guard).await?;
         let steps = asked_by(&prepared.steps);
         let unloaded = journals
             .submissions
@@ -302,21 +300,25 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When one does, and when the list of submissions cannot be read.
     pub(crate) async fn check_nothing_submitted(&self) -> Result<(), RunError> {
-        match SubmissionsFile::in_folder(&self.folders.home).load().await? {
-            Some(list) => refuse_submitted(&list),
-            None => Ok(()),
+        let home = &self.folders.job_home;
+        for folder in [home.clone(), home.join(RETRY_FOLDER)] {
+            if let Some(list) = SubmissionsFile::in_folder(&folder).load().await? {
+                refuse_submitted(&list)?;
+            }
         }
+        Ok(())
     }
 
-    /// Opens the list of submissions, if a provider is asked through its Batch API. A retry sends each request by itself.
+    /// Opens the list of submissions, if a provider is asked through its Batch API.
     async fn submissions(
         &self,
+        target_id: String,
         first_uncommitted: BatchId,
         account: &Account,
         guard: RunGuard,
     ) -> Result<Option<JobSubmissions>, RunError> {
         let uses = self.job.providers.iter().any(|provider| provider.batch.is_some());
-        if self.scope == Scope::Retry || !uses {
+        if !uses {
             return Ok(None);
         }
         let file = SubmissionsFile::in_folder(&self.folders.home);
@@ -325,12 +327,19 @@ impl<'a> Session<'a> {
         if let Some(list) = &list {
             submitter::sweep(&folder, list);
         }
-        let app_id = &self.job.app_id;
+        // A retry has a list of its own, and its batches are told apart by the name of the job that they carry.
+        let (app_id, other) = match self.scope {
+            Scope::Run => (self.job.app_id.clone(), self.folders.job_home.join(RETRY_FOLDER)),
+            Scope::Retry => (self.job.app_id.retry(), self.folders.job_home.clone()),
+        };
+        let others = Box::pin(listed_in(&other)).await?;
+        let (run, account) = (self.run, account.clone());
         Ok(Some(JobSubmissions {
-            app_id: self.job.app_id.clone(),
+            app_id: app_id.clone(),
+            target_id,
             run: self.run,
             machine: MachineId::of(&self.folders.journal)?,
-            list: SharedSubmissions::new(file, list, app_id, self.run, account.clone()),
+            list: SharedSubmissions::new(file, list, &app_id, run, account, others),
             folder,
             first_uncommitted,
             guard: Arc::new(guard),

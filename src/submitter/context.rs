@@ -32,6 +32,8 @@ pub trait SubmissionGuard: fmt::Debug + Send + Sync {
 pub struct SubmitterContext {
     /// Name of the job.
     pub app_id: AppId,
+    /// Id of the target table, which tells jobs of the same name apart.
+    pub target_id: String,
     /// Lineage of the batches.
     pub lineage: Lineage,
     /// The run.

@@ -65,7 +65,9 @@ impl Submitter {
     /// The id of the submission of which a batch was made, if this job made it and the list does not know it.
     fn lost_id(&self, batch: &RemoteBatch) -> Option<SubmissionId> {
         let metadata = batch.metadata.as_ref()?;
-        let is_own = metadata.get("enrich_app").is_some_and(|app| *app == self.context.app_id.to_string());
+        let is = |key, value: &str| metadata.get(key).is_some_and(|found| *found == *value);
+        let is_own = is("enrich_app", &self.context.app_id.to_string())
+            && is("enrich_target", &self.context.target_id);
         let id = metadata.get("enrich").filter(|_| is_own)?.parse().ok()?;
         self.submission(id).is_none().then_some(id)
     }

@@ -8,7 +8,7 @@ use crate::budget::Account;
 use crate::checkpoint::{
     CheckpointError, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
 };
-use crate::ident::{AppId, RunId, SubmissionId};
+use crate::ident::{AppId, RunId, SubmissionId, SubmittedSpend};
 use crate::wire::BatchStatus;
 
 /// The list of submissions. Clones share it.
@@ -19,6 +19,8 @@ pub struct SharedSubmissions {
     /// The run, and its account, in which the submissions count.
     run: RunId,
     account: Account,
+    /// What the submissions in other lists of the job took and may take.
+    others: SubmittedSpend,
     spooled: SpooledRows,
     /// Whether there was a list when the run began.
     was_found: bool,
@@ -28,7 +30,7 @@ pub struct SharedSubmissions {
 
 impl SharedSubmissions {
     /// Shares a list that was read from this file, or `None` if there is none. Its submissions count in the account of
-    /// the run.
+    /// the run, with `others`, those in other lists of the job.
     #[must_use]
     pub fn new(
         file: SubmissionsFile,
@@ -36,12 +38,22 @@ impl SharedSubmissions {
         app_id: &AppId,
         run: RunId,
         account: Account,
+        others: SubmittedSpend,
     ) -> Self {
         let was_found = list.is_some();
         let list = list.unwrap_or_else(|| Submissions::new(app_id.clone()));
-        account.set_submitted(list.spend(), list.spend_of(run));
+        account.set_submitted(list.spend() + others, list.spend_of(run));
         let (spooled, turn) = (SpooledRows::default(), Arc::default());
-        SharedSubmissions { file, list: Arc::new(Mutex::new(list)), run, account, spooled, was_found, turn }
+        SharedSubmissions {
+            file,
+            list: Arc::new(Mutex::new(list)),
+            run,
+            account,
+            others,
+            spooled,
+            was_found,
+            turn,
+        }
     }
 
     /// Whether there was a list when the run began.
@@ -75,7 +87,7 @@ impl SharedSubmissions {
         let result = change(&mut changed);
         if changed != *self.list() {
             self.file.save(&changed).await?;
-            self.account.set_submitted(changed.spend(), changed.spend_of(self.run));
+            self.account.set_submitted(changed.spend() + self.others, changed.spend_of(self.run));
             *self.list() = changed;
         }
         Ok(result)

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::collect::{AnswerCollector, CollectError, CollectionReport, Download};
 use super::context::{GuardError, SubmitterNews};
@@ -26,6 +26,8 @@ use crate::wording::counted;
 
 /// Number of pages of a list that are looked through for a batch.
 const MOST_PAGES: u32 = 20;
+/// Number of polls after which a file of answers that is not found is gone: an hour at one a minute.
+const GONE_AFTER: u32 = 60;
 /// Prefix of the names of uploaded files.
 const NAME: &str = "enrich";
 
@@ -144,6 +146,7 @@ impl Submitter {
         let metadata = [
             ("enrich", id.to_string()),
             ("enrich_app", self.context.app_id.to_string()),
+            ("enrich_target", self.context.target_id.clone()),
             ("enrich_lineage", submission.lineage.to_string()),
         ];
         let request = BatchRequest {
@@ -307,7 +310,7 @@ impl Submitter {
         let id = submission.id;
         let folder = &self.context.folder;
         store::create_private_folder(folder).map_err(|source| self.spool_error("make room for", source))?;
-        let mut files = Vec::new();
+        let (mut files, mut gone) = (Vec::new(), Vec::new());
         for (batch, copy) in submission.remote.iter().enumerate() {
             for remote in copy.output.iter().chain(&copy.errors) {
                 let path = download_path(&self.context.folder, id, remote);
@@ -315,6 +318,10 @@ impl Submitter {
                 if !path.exists()
                     && let Err(failure) = self.api.download(remote, &path).await
                 {
+                    if failure.class.policy() == Policy::Reject && self.is_gone_for_good(&submission) {
+                        gone.push(remote.clone());
+                        continue;
+                    }
                     self.update(id, |driver, _, now| driver.failed(failure.delay, now)).await?;
                     return Ok(());
                 }
@@ -328,7 +335,16 @@ impl Submitter {
         if let Err(error) = Arc::clone(&self.context.guard).copy_journals().await {
             return self.hold_back(id, "the answers of a batch stay on this machine", &error).await;
         }
-        let took = collected.took;
+        // Nobody knows what the answers cost that are in no file any more.
+        let took = if gone.is_empty() { collected.took } else { submission.worst };
+        if !gone.is_empty() {
+            let text = format!(
+                "{} has {} no more: the rows whose answers were there go again, and the batch counts at the most that it can have cost",
+                self.name,
+                gone.join(" and ")
+            );
+            self.io.voice.say(&Event::Notice(&text));
+        }
         let saved = self.context.submissions.change(|list| {
             if let Some(submission) = list.get_mut(id) {
                 // Rows that were not asked keep the number of batches that they may be in.
@@ -355,6 +371,12 @@ impl Submitter {
         }
         self.tell_returned(&submission);
         Ok(())
+    }
+
+    /// Whether a file that the provider does not find has had its time to appear.
+    fn is_gone_for_good(&self, submission: &Submission) -> bool {
+        let patience = TimeDelta::from_std(self.settings.poll.saturating_mul(GONE_AFTER));
+        clock::wall() - submission.since > patience.unwrap_or(TimeDelta::MAX)
     }
 
     /// Has the batches read again whose rows wait for a submission.

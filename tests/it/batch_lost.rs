@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use enrich::config::{BatchesSpec, SimulatorSpec, Span};
+use enrich::config::{BatchesSpec, Job, SimulatorSpec, Span};
 use enrich::simulator::answer_to;
+use enrich::transport::BatchApi;
 
 use crate::support::{Setup, World, prompt_of};
 
@@ -81,4 +82,20 @@ async fn a_kill_while_lost_answers_are_taken_costs_nothing() {
         world.run(&["--wait"]).await.assert_status(0);
         assert_paid_once(&world).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_that_the_provider_has_deleted_are_asked_for_again_and_it_is_said() {
+    let world = submitted(400).await;
+    tokio::time::sleep(Duration::from_millis(800)).await;
+    let text = std::fs::read_to_string(world.job()).unwrap();
+    let job = Job::parse(&world.job(), &text, |_| None).unwrap();
+    let api = BatchApi::new(&job.providers[0], world.simulator.url()).unwrap();
+    let gone = api.list(None).await.unwrap().items.remove(0);
+    api.delete_file(&gone.output_file_id.unwrap()).await.unwrap();
+    let run = world.run(&["--wait"]).await;
+    run.assert_status(0).assert_says("no more: the rows whose answers were there go again");
+    world.assert_target(0..50).await;
+    let counts = world.simulator.counts();
+    assert_eq!(counts.answered, 50 + gone.request_counts.unwrap().total);
 }
