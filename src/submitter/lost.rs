@@ -13,6 +13,7 @@ use crate::checkpoint::{Submission, SubmissionState};
 use crate::clock;
 use crate::event::Event;
 use crate::executor::Request;
+use crate::fault::Policy;
 use crate::ident::{Spend, SubmissionId};
 use crate::journal::JournalEntry;
 use crate::wire::RemoteBatch;
@@ -27,7 +28,17 @@ impl Submitter {
     pub(super) async fn look_for_lost(&mut self) -> Result<bool, SubmitterEnd> {
         let (mut found, mut after) = (Vec::new(), None);
         for _ in 0..MOST_PAGES {
-            let Ok(page) = self.api.list(after.as_deref()).await else { return Ok(false) };
+            let page = match self.api.list(after.as_deref()).await {
+                Ok(page) => page,
+                Err(failure) => {
+                    return match failure.class.policy() {
+                        Policy::Stop => self.refused(failure).map(|()| false),
+                        // There is no list to look at.
+                        Policy::Reject => Ok(true),
+                        Policy::Retry | Policy::Wait => Ok(false),
+                    };
+                }
+            };
             found.extend(page.items.into_iter().filter_map(|batch| Some((self.lost_id(&batch)?, batch))));
             match page.next {
                 Some(next) => after = Some(next),
