@@ -46,18 +46,19 @@ impl Submitter {
         push_row(groups, &request.receipt.key, &request.receipt.step, request.question.fingerprint());
     }
 
-    /// Gives rows the answers that a submission has brought for the same requests. Returns those for which there is none.
+    /// Gives rows the answers that a submission has brought for the same requests, and returns them. Those without one are
+    /// left in `requests`; after a failure all are.
     pub(super) fn take_known(
         &mut self,
         leader: SubmissionId,
-        requests: Vec<Request>,
-    ) -> Result<(Vec<Request>, Vec<Request>), SubmitterError> {
-        let mut wanted: HashMap<(Arc<str>, Fingerprint), Vec<Request>> = HashMap::new();
-        for request in requests {
-            let question = (Arc::clone(&request.receipt.step), request.question.fingerprint());
-            wanted.entry(question).or_default().push(request);
+        requests: &mut Vec<Request>,
+    ) -> Result<Vec<Request>, SubmitterError> {
+        let question =
+            |request: &Request| (Arc::clone(&request.receipt.step), request.question.fingerprint());
+        let mut wanted: HashMap<(Arc<str>, Fingerprint), Vec<usize>> = HashMap::new();
+        for (at, request) in requests.iter().enumerate() {
+            wanted.entry(question(request)).or_default().push(at);
         }
-        let mut given = Vec::new();
         let batches = self.submission(leader).map(|submission| submission.batches).unwrap_or_default();
         for batch in batches.into_keys() {
             let Some(mut reader) = self.context.journals.reader(batch)? else { continue };
@@ -67,12 +68,11 @@ impl Submitter {
                 if record.submission != Some(leader) || record.shared {
                     continue;
                 }
-                let question = (Arc::clone(&record.step), record.fingerprint);
-                for request in wanted.remove(&question).into_iter().flatten() {
-                    let key = request.receipt.key.clone();
-                    let shared = Record { key, shared: true, ..record.clone() };
-                    request.receipt.journal.append([&shared])?;
-                    given.push(request);
+                let answered = (Arc::clone(&record.step), record.fingerprint);
+                for at in wanted.remove(&answered).into_iter().flatten() {
+                    let Request { receipt, .. } = &requests[at];
+                    let shared = Record { key: receipt.key.clone(), shared: true, ..record.clone() };
+                    receipt.journal.append([&shared])?;
                 }
             }
         }
@@ -80,7 +80,8 @@ impl Submitter {
         if let Some(leaders) = &mut self.leaders {
             wanted.keys().for_each(|(step, question)| leaders.forget(step, *question));
         }
-        Ok((given, wanted.into_values().flatten().collect()))
+        let is_given = |request: &mut Request| !wanted.contains_key(&question(request));
+        Ok(requests.extract_if(.., is_given).collect())
     }
 
     /// Notes that a request is in a file, so that other rows can follow it.

@@ -108,7 +108,7 @@ impl Submitter {
         }
     }
 
-    fn file_name(&self, id: SubmissionId) -> String {
+    pub(super) fn file_name(&self, id: SubmissionId) -> String {
         format!("{NAME}-{}-{id}.jsonl", self.context.app_id)
     }
 

@@ -73,6 +73,18 @@ pub struct Submitter {
     pub(super) turn: usize,
 }
 
+/// What becomes of rows that are taken together.
+#[derive(Default)]
+struct TakenRows {
+    replies: Vec<Reply>,
+    /// Rows that ask what a submission has answered already, by submission.
+    known: BTreeMap<SubmissionId, Vec<Request>>,
+    /// Rows of which nothing has become.
+    left: Vec<Request>,
+    /// Batches with answers in their journals.
+    returned: BTreeSet<BatchId>,
+}
+
 /// Why the task ends.
 pub(super) enum SubmitterEnd {
     Gone,
@@ -266,8 +278,14 @@ impl Submitter {
             list.close(&name, |own, batch| own != lineage || batch < first)
         });
         for submission in closed.await?.into_iter().filter(|_| !self.settings.keeps_files) {
+            let mut file = submission.file;
+            if file.is_none() && submission.state == SubmissionState::Dropped {
+                // It may be there all the same: the run ended before the answer to the upload was written down.
+                let found = self.api.find_file(&self.file_name(submission.id), submission.bytes).await;
+                file = found.ok().flatten().map(|file| file.id);
+            }
             let answers = submission.remote.iter().flat_map(|copy| copy.output.iter().chain(&copy.errors));
-            for file in submission.file.iter().chain(answers) {
+            for file in file.iter().chain(answers) {
                 // A file that stays costs nothing.
                 let _ = self.api.delete_file(file).await;
             }
@@ -322,56 +340,81 @@ impl Submitter {
     /// Takes a row: its request becomes a line of the file.
     async fn take(&mut self, request: Request) -> Result<(), SubmitterEnd> {
         self.rest.set(None, false);
-        let mut replies = Vec::new();
-        // Rows that ask what a submission has answered already, by submission.
-        let mut known: BTreeMap<SubmissionId, Vec<Request>> = BTreeMap::new();
-        let (mut next, mut taken) = (Some(request), 0);
-        let mut returned = BTreeSet::new();
-        while let Some(request) = next.take() {
-            taken += 1;
-            let leader = match self.claim(&request)? {
-                true => {
-                    returned.insert(request.cell.batch);
-                    replies.push(self.reply(request, Verdict::Submitted));
-                    next = self.io.inbox.try_recv().ok().filter(|_| taken < self.io.capacity);
-                    continue;
-                }
-                false => self.leader_of(&request)?,
-            };
-            match leader {
-                Some(leader) if self.is_collected(leader) => known.entry(leader).or_default().push(request),
-                Some(leader) => {
-                    self.follow(&request, leader);
-                    replies.push(self.reply(request, Verdict::Submitted));
-                }
-                None => replies.extend(self.add(request).await?),
-            }
-            if self.has_room() && taken < self.io.capacity {
-                next = self.io.inbox.try_recv().ok();
-            }
-        }
-        for (leader, requests) in known {
-            let (given, left) = self.take_known(leader, requests)?;
-            for request in given {
-                returned.insert(request.cell.batch);
-                replies.push(self.reply(request, Verdict::Submitted));
-            }
-            for request in left {
-                let reply = match &self.held {
-                    // Another one waits for room: this one is handed out anew.
-                    Some(_) => Some(self.reply(request, Verdict::Elsewhere)),
-                    None => self.add(request).await?,
-                };
-                replies.extend(reply);
-            }
-        }
-        self.record_followers().await?;
+        let mut taken = TakenRows::default();
+        let result = match self.take_rows(request, &mut taken).await {
+            Ok(()) => self.record_followers().await,
+            failed => failed,
+        };
+        let TakenRows { mut replies, known, left, returned } = taken;
+        // After a failure the run ends only once it has every row back.
+        let left = left.into_iter().chain(known.into_values().flatten());
+        replies.extend(left.map(|request| self.reply(request, Verdict::Unsent)));
         self.rest.set_holding(self.held.is_some());
         self.io.capacity_freed.notify_one();
         self.io.outbox.send(replies).await.map_err(|_| SubmitterEnd::Gone)?;
         if !returned.is_empty() {
             let _ =
                 self.context.news.send(SubmitterNews::Collected { batches: returned.into_iter().collect() });
+        }
+        result
+    }
+
+    /// Takes a row, and further ones that have come.
+    async fn take_rows(&mut self, request: Request, taken: &mut TakenRows) -> Result<(), SubmitterEnd> {
+        let (mut next, mut number) = (Some(request), 0);
+        while let Some(request) = next.take() {
+            number += 1;
+            let claimed = self.claim(&request);
+            if let Ok(true) = claimed {
+                taken.returned.insert(request.cell.batch);
+                taken.replies.push(self.reply(request, Verdict::Submitted));
+            } else {
+                match claimed.and_then(|_| self.leader_of(&request)) {
+                    Err(error) => {
+                        taken.left.push(request);
+                        return Err(error.into());
+                    }
+                    Ok(Some(leader)) if self.is_collected(leader) => {
+                        taken.known.entry(leader).or_default().push(request);
+                    }
+                    Ok(Some(leader)) => {
+                        self.follow(&request, leader);
+                        taken.replies.push(self.reply(request, Verdict::Submitted));
+                    }
+                    Ok(None) => self.add_or_hold(request, taken).await?,
+                }
+            }
+            if self.has_room() && number < self.io.capacity {
+                next = self.io.inbox.try_recv().ok();
+            }
+        }
+        while let Some((leader, mut requests)) = taken.known.pop_first() {
+            let given = self.take_known(leader, &mut requests);
+            taken.left.append(&mut requests);
+            for request in given? {
+                taken.returned.insert(request.cell.batch);
+                taken.replies.push(self.reply(request, Verdict::Submitted));
+            }
+            while let Some(request) = taken.left.pop() {
+                match &self.held {
+                    // Another one waits for room: this one is handed out anew.
+                    Some(_) => taken.replies.push(self.reply(request, Verdict::Elsewhere)),
+                    None => self.add_or_hold(request, taken).await?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a request into the file, or holds it.
+    async fn add_or_hold(&mut self, request: Request, taken: &mut TakenRows) -> Result<(), SubmitterEnd> {
+        match self.add(&request).await {
+            Ok(Some(verdict)) => taken.replies.push(self.reply(request, verdict)),
+            Ok(None) => self.held = Some(request),
+            Err(end) => {
+                taken.left.push(request);
+                return Err(end);
+            }
         }
         Ok(())
     }
@@ -381,9 +424,9 @@ impl Submitter {
         state == Some(SubmissionState::Collected)
     }
 
-    /// Writes a request into the file. Returns the reply, or `None` if the request is held: the budget leaves too little
-    /// for it before something comes back.
-    async fn add(&mut self, request: Request) -> Result<Option<Reply>, SubmitterEnd> {
+    /// Writes a request into the file. Returns what becomes of it, or `None` if it is to be held: too little of a limit is
+    /// left for it before something comes back.
+    async fn add(&mut self, request: &Request) -> Result<Option<Verdict>, SubmitterEnd> {
         let endpoint = if request.params.vectors.is_some() { EMBEDDINGS } else { CHAT };
         let body = self.endpoint.body_in_file(&request.question, &request.params);
         let most = self.settings.max_bytes / 100 * FULL_AT;
@@ -392,7 +435,7 @@ impl Submitter {
                 Class::TooLarge,
                 format!("the request is larger than a file may be, {most} bytes"),
             );
-            return Ok(Some(self.reply(request, Verdict::Failed(failure))));
+            return Ok(Some(Verdict::Failed(failure)));
         }
         let is_other = self.spool.as_ref().is_some_and(|spool| {
             spool.endpoint != endpoint || spool.bytes + body.len() as u64 + AROUND_BODY > most
@@ -402,7 +445,6 @@ impl Submitter {
         }
         if self.is_over_tokens(request.question.bytes() as u64) {
             self.seal().await?;
-            self.held = Some(request);
             return Ok(None);
         }
         let worst = self.billing.worst_case_in_batch(&request.question, &request.params);
@@ -411,11 +453,10 @@ impl Submitter {
             Err(BudgetRefusal::Later) => {
                 // What the file has set aside comes back only once it is handed in.
                 self.seal().await?;
-                self.held = Some(request);
                 return Ok(None);
             }
             Err(BudgetRefusal::Spent(limit)) => {
-                return Ok(Some(self.reply(request, Verdict::BudgetSpent(limit))));
+                return Ok(Some(Verdict::BudgetSpent(limit)));
             }
         }
         if self.spool.is_none() {
@@ -424,14 +465,14 @@ impl Submitter {
             self.spool = Some(created.map_err(|source| self.spool_error("begin", source))?);
         }
         let Some(spool) = &mut self.spool else { return Err(SubmitterEnd::Gone) };
-        let added = spool.add(&request, body, worst, self.settings.shape);
+        let added = spool.add(request, body, worst, self.settings.shape);
         let id = spool.id;
         added.map_err(|source| self.spool_error("write", source))?;
-        self.lead(&request, id);
+        self.lead(request, id);
         if self.spool.as_ref().is_some_and(|spool| spool.lines >= self.most_lines()) {
             self.seal().await?;
         }
-        Ok(Some(self.reply(request, Verdict::Submitted)))
+        Ok(Some(Verdict::Submitted))
     }
 
     /// Path of the interface that answers a submission's lines.

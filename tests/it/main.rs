@@ -13,6 +13,7 @@ mod batch_files;
 mod batch_lanes;
 mod batch_limits;
 mod batch_lost;
+mod batch_promises;
 mod batch_retry;
 mod batch_routes;
 mod batch_shapes;

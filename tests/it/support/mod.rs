@@ -3,6 +3,7 @@
 //! A test begins with a [`World`]: a folder with a source and a job, and a simulator beside it. A [`Setup`] says how it
 //! differs from the usual one. The real program runs on its job, and the target is read back row by row.
 
+pub mod batches;
 pub mod endpoint;
 mod folder;
 pub mod gateway;
