@@ -128,8 +128,8 @@ impl Class {
             | Class::Deadline => "check base_url and the network, or wait for the provider",
             Class::Template => "mend the template",
             Class::Budget => "raise the budget",
-            Class::BadRequest
-            | Class::TooLong
+            Class::BadRequest => "mend what the provider refuses: the model, the step's keys or the prompt",
+            Class::TooLong
             | Class::TooLarge
             | Class::ContentFilter
             | Class::Refusal

@@ -17,7 +17,9 @@ use super::submission_guard::RunGuard;
 use super::writable::check_writable;
 use crate::budget::Account;
 use crate::cache::{CacheLimits, Store};
-use crate::checkpoint::{Checkpoint, MachineId, PlannedBatch, Submissions, SubmissionsFile};
+use crate::checkpoint::{
+    Checkpoint, MachineId, PlannedBatch, Submission, SubmissionState, Submissions, SubmissionsFile,
+};
 use crate::config::Job;
 use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness, asked_by};
 use crate::event::{Event, Voice};
@@ -37,6 +39,9 @@ const SPOOL: &str = "spool";
 
 /// What to do about rows at a provider before a job starts over.
 const STILL_OUT: &str = "take them in: enrich run JOB --wait; or let go of each batch: enrich batches JOB --cancel or --give-up with its number";
+/// What to do about rows at a provider that is no longer asked by batch.
+const NOT_ASKED: &str = "put the section back, and take them in: enrich run JOB --wait; or have them sent again, and perhaps paid for twice: enrich batches JOB --give-up with the number of each batch";
+
 /// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
 
@@ -309,6 +314,26 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Checks that the providers with rows of the job in batches are still asked by batch. Drops what never reached one
+    /// that is not.
+    fn check_asked_by_batch(&self, list: &mut Submissions) -> Result<(), RunError> {
+        let is_asked = |submission: &Submission| {
+            let mut own = self.job.providers.iter().filter(|own| own.name == submission.provider);
+            own.any(|provider| provider.batch.is_some())
+        };
+        for submission in list.open.iter_mut().filter(|own| own.state.is_open() && !is_asked(own)) {
+            if submission.state.may_bring_answers() {
+                let (rows, provider) = (counted(submission.lines, "row"), &submission.provider);
+                let what = format!(
+                    "{rows} of this job wait for a batch at provider {provider}, and the job has no section [provider.{provider}.batch]"
+                );
+                return Err(RunError::Mismatch { what, hint: NOT_ASKED });
+            }
+            submission.state = SubmissionState::Dropped;
+        }
+        Ok(())
+    }
+
     /// Opens the list of submissions, if a provider is asked through its Batch API.
     async fn submissions(
         &self,
@@ -317,12 +342,14 @@ impl<'a> Session<'a> {
         account: &Account,
         guard: RunGuard,
     ) -> Result<Option<JobSubmissions>, RunError> {
-        let uses = self.job.providers.iter().any(|provider| provider.batch.is_some());
-        if !uses {
+        let file = SubmissionsFile::in_folder(&self.folders.home);
+        let mut list = file.load().await?;
+        if let Some(list) = &mut list {
+            self.check_asked_by_batch(list)?;
+        }
+        if !self.job.providers.iter().any(|provider| provider.batch.is_some()) {
             return Ok(None);
         }
-        let file = SubmissionsFile::in_folder(&self.folders.home);
-        let list = file.load().await?;
         let folder = self.folders.state.join(SPOOL);
         if let Some(list) = &list {
             submitter::sweep(&folder, list);

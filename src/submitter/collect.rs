@@ -52,6 +52,17 @@ pub struct CollectionReport {
     pub stop: Option<Failure>,
 }
 
+impl CollectionReport {
+    /// Adds the costs of an answer that is not used.
+    fn book_costs_of(&mut self, unused: &CollectionReport) {
+        self.took = self.took + unused.took;
+        self.tokens += unused.tokens;
+        if let Some(cost) = unused.cost {
+            self.cost = Some(self.cost.unwrap_or_default() + cost);
+        }
+    }
+}
+
 /// Why answers cannot be collected.
 #[derive(Debug, thiserror::Error)]
 pub enum CollectError {
@@ -147,11 +158,20 @@ impl AnswerCollector<'_> {
                 match parsed.custom_id.as_deref().and_then(|id| id.parse::<LineId>().ok()) {
                     None => collected.foreign += 1,
                     Some(id) => match index.entry(id) {
-                        std::collections::hash_map::Entry::Occupied(first) => {
+                        std::collections::hash_map::Entry::Occupied(mut first) => {
                             collected.repeated += 1;
-                            // Another batch has answered it, too, and is paid as well.
-                            if files[first.get().file].batch != *batch {
-                                self.book_line(&parsed, collected);
+                            let known = *first.get();
+                            let known_file = opened.get(known.file).unwrap_or(&file);
+                            let (own, brings) = self.weigh(&file, place);
+                            let (other, brought) = self.weigh(known_file, known);
+                            // One batch may list as unanswered what another one has answered.
+                            let unused = if brings > brought { other } else { own };
+                            if brings > brought {
+                                first.insert(place);
+                            }
+                            // What another batch did with it is paid as well.
+                            if files[known.file].batch != *batch {
+                                collected.book_costs_of(&unused);
                             }
                         }
                         std::collections::hash_map::Entry::Vacant(vacant) => {
@@ -309,15 +329,16 @@ impl AnswerCollector<'_> {
         }
     }
 
-    /// Books an answer that is not used.
-    fn book_line(&self, line: &AnswerLine<'_>, collected: &mut CollectionReport) {
-        let Some(response) = &line.response else { return };
-        let is_answer = response.status_code.is_some_and(|status| (200..300).contains(&status));
-        let (true, Some(body)) = (is_answer, response.body) else { return };
-        match decode::parse(&Bytes::copy_from_slice(body.get().as_bytes())) {
-            Ok(parsed) => self.book(&parsed, collected),
-            Err(_) => collected.took = collected.took + self.worst,
-        }
+    /// What a line would add to a report, and what it is worth: an answer is more than a refusal, and a refusal more than
+    /// nothing.
+    fn weigh(&self, file: &File, place: LineLocation) -> (CollectionReport, u8) {
+        let mut alone = CollectionReport::default();
+        let worth = match self.outcome(file, place, &mut alone) {
+            Some(RecordedOutcome::Response(_)) => 2,
+            Some(RecordedOutcome::Failure(_)) => 1,
+            None => 0,
+        };
+        (alone, worth)
     }
 
     /// Books what the provider counts beyond the answers that it gave back: they were billed, and are lost.

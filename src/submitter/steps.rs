@@ -86,9 +86,29 @@ impl Submitter {
                 self.pass("batch-look", Side::Before)?;
                 let found = self.look_for(&submission).await;
                 self.pass("batch-look", Side::After)?;
-                self.update(id, |driver, submission, now| match found {
-                    Ok(found) => driver.looked(submission, &found, now),
-                    Err(failure) => driver.failed(failure.delay, now),
+                // Whoever does not see the file does not see the batch either.
+                let sees_file = match &found {
+                    Ok(found) if found.is_empty() => {
+                        self.api.find_file(&self.file_name(id), submission.bytes).await
+                    }
+                    _ => Ok(None),
+                };
+                if let (Ok(found), Ok(None)) = (&found, &sees_file)
+                    && found.is_empty()
+                {
+                    let rows = counted(submission.lines, "row");
+                    let text = format!(
+                        "provider {} shows neither the batch of {rows} nor their file: was its key or its address changed? The rows are not asked again",
+                        self.name
+                    );
+                    self.io.voice.say(&Event::Notice(&text));
+                    return self.update(id, |driver, _, now| driver.looked_elsewhere(now)).await;
+                }
+                self.update(id, |driver, submission, now| {
+                    match found.and_then(|found| sees_file.map(|_| found)) {
+                        Ok(found) => driver.looked(submission, &found, now),
+                        Err(failure) => driver.failed(failure.delay, now),
+                    }
                 })
                 .await
             }
@@ -156,6 +176,11 @@ impl Submitter {
             metadata: &metadata.into_iter().collect(),
         };
         self.pass("batch-create", Side::Before)?;
+        let late = chrono::TimeDelta::from_std(self.settings.recreate_after / 2).unwrap_or_default();
+        if self.submission(id).is_some_and(|creating| clock::wall() - creating.since > late) {
+            // This process hung: another machine may have the job, and make the batch soon.
+            return Ok(());
+        }
         let creation = self.api.create(&request, &id.to_string()).await;
         self.pass("batch-create", Side::After)?;
         if let BatchCreation::Unclear(failure) = &creation {
@@ -249,7 +274,9 @@ impl Submitter {
             }
             let missing: Vec<String> =
                 asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
-            for id in missing {
+            let is_told =
+                self.drivers.get_mut(id).is_none_or(|driver| driver.tell_missing(!missing.is_empty()));
+            for id in missing.into_iter().filter(|_| !is_told) {
                 let text = format!(
                     "provider {} does not know {id}: was its key changed? The rows of the batch are not asked again",
                     self.name
@@ -318,10 +345,19 @@ impl Submitter {
                 if !path.exists()
                     && let Err(failure) = self.api.download(remote, &path).await
                 {
-                    if failure.class.policy() == Policy::Reject && self.is_gone_for_good(&submission) {
+                    // With another key the batch is not found either.
+                    if failure.class.policy() == Policy::Reject
+                        && self.is_gone_for_good(&submission)
+                        && matches!(self.api.get(&copy.id).await, Ok(Some(_)))
+                    {
                         gone.push(remote.clone());
                         continue;
                     }
+                    let text = format!(
+                        "the answers of {} at {} cannot be had for now: {failure}",
+                        copy.id, self.name
+                    );
+                    self.io.voice.say(&Event::Notice(&text));
                     self.update(id, |driver, _, now| driver.failed(failure.delay, now)).await?;
                     return Ok(());
                 }

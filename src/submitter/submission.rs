@@ -86,12 +86,20 @@ pub struct SubmissionDriver {
     /// Number of calls in a row that failed.
     failures: u32,
     not_before: Option<DateTime<Utc>>,
+    /// Whether the run has told that the provider does not find a batch of it.
+    has_told_missing: bool,
 }
 
 impl SubmissionDriver {
     /// Creates the driver of a submission. `is_new` states that this run has made it.
     pub fn new(policy: SubmissionPolicy, is_new: bool) -> Self {
-        SubmissionDriver { policy, may_be_uploaded: !is_new, failures: 0, not_before: None }
+        SubmissionDriver {
+            policy,
+            may_be_uploaded: !is_new,
+            failures: 0,
+            not_before: None,
+            has_told_missing: false,
+        }
     }
 
     /// What is to be done at `now`.
@@ -208,6 +216,17 @@ impl SubmissionDriver {
             let until = (submission.since + self.policy.recreate_after).max(now + self.policy.poll);
             self.not_before = Some(until);
         }
+    }
+
+    /// Records that a look has shown no batch of it, and cannot have shown one.
+    pub fn looked_elsewhere(&mut self, now: DateTime<Utc>) {
+        self.succeeded();
+        self.not_before = Some(now + LONGEST_BACKOFF);
+    }
+
+    /// Notes whether the provider does not find a batch of it. Returns whether that was told before.
+    pub fn tell_missing(&mut self, is_missing: bool) -> bool {
+        std::mem::replace(&mut self.has_told_missing, is_missing)
     }
 
     /// Records the states of its batches that were asked for, each with what the provider found, and batches of it that a

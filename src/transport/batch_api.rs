@@ -295,6 +295,8 @@ impl BatchApi {
         let mut file =
             file.create(true).truncate(false).read(true).write(true).open(&part).await.map_err(io)?;
         let have = file.seek(std::io::SeekFrom::End(0)).await.map_err(io)?;
+        // The last byte is fetched again: beyond a part that is whole there is nothing to be had.
+        let have = have.saturating_sub(1);
         let response = self.content(id, have).await?;
         let mut at = match response.status() {
             StatusCode::PARTIAL_CONTENT if begins_at(&response, have) => have,

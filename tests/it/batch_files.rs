@@ -429,3 +429,17 @@ async fn every_end_is_known_in_every_shape() {
         assert_eq!(errors[0].message.as_deref(), Some("a configured failure"), "{shape:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_that_was_whole_when_its_process_ended_is_finished() {
+    for ignores_ranges in [false, true] {
+        let bench = BatchBench::new(BatchesSpec { ignores_ranges, ..BatchesSpec::default() }).await;
+        let texts = texts(5);
+        let batch = bench.made(&bench.upload(&texts).await).await;
+        let output = bench.ended(&batch.id).await.output_file_id.unwrap();
+        let (whole, _) = bench.download(&output).await;
+        let path = bench.folder.path().join(format!("{output}.jsonl"));
+        std::fs::rename(&path, path.with_extension("part")).unwrap();
+        assert_eq!(bench.download(&output).await, (whole, 0));
+    }
+}

@@ -54,21 +54,6 @@ impl World {
         Outcome::of(&output.await.unwrap())
     }
 
-    /// Runs, as from cron, until nothing waits any more. Returns what the last run said.
-    pub async fn run_until_complete(&self) -> Outcome {
-        for _ in 0..300 {
-            let run = self.run(&["--summary", "json"]).await;
-            match end_of(&run).as_str() {
-                "waiting" => tokio::time::sleep(Duration::from_millis(50)).await,
-                end => {
-                    assert!(["complete", "nothing_to_do"].contains(&end), "{end}: {}", run.stderr);
-                    return run;
-                }
-            }
-        }
-        panic!("it waits for ever");
-    }
-
     /// The table is right, each row was paid for once, and no submission was made twice.
     pub async fn assert_paid_once(&self, rows: i64, when: &str) {
         self.assert_target(0..rows).await;
