@@ -87,15 +87,11 @@ impl Submitter {
                 let found = self.look_for(&submission).await;
                 self.pass("batch-look", Side::After)?;
                 // Whoever does not see the file does not see the batch either.
-                let sees_file = match &found {
-                    Ok(found) if found.is_empty() => {
-                        self.api.find_file(&self.file_name(id), submission.bytes).await
-                    }
-                    _ => Ok(None),
+                let sees_file = match (&found, &submission.file) {
+                    (Ok(found), Some(file)) if found.is_empty() => self.api.has_file(file).await,
+                    _ => Ok(true),
                 };
-                if let (Ok(found), Ok(None)) = (&found, &sees_file)
-                    && found.is_empty()
-                {
+                if matches!(sees_file, Ok(false)) {
                     let rows = counted(submission.lines, "row");
                     let text = format!(
                         "provider {} shows neither the batch of {rows} nor their file: was its key or its address changed? The rows are not asked again",

@@ -267,6 +267,21 @@ impl BatchApi {
         }
     }
 
+    /// Whether the provider finds a file.
+    ///
+    /// # Errors
+    /// When the provider refuses for another reason, or the answer is lost.
+    pub async fn has_file(&self, id: &str) -> Result<bool, Failure> {
+        let mut head = ResponseHead::default();
+        let url = below(&self.files, &[id]);
+        let called = self.call(&mut head, || self.connection.begin(Method::GET, &url));
+        match called.await {
+            Ok(_) => Ok(true),
+            Err(_) if head.status == 404 => Ok(false),
+            Err(refused) => Err(refused.failure),
+        }
+    }
+
     /// Deletes a file. One that is not there counts as deleted.
     ///
     /// # Errors
