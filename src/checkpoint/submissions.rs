@@ -405,6 +405,14 @@ impl SubmissionsFile {
         self.0.load().await
     }
 
+    /// Moves a list that cannot be read aside, and returns its new location.
+    ///
+    /// # Errors
+    /// When it cannot be moved.
+    pub async fn put_aside(&self) -> Result<Location, CheckpointError> {
+        self.0.put_aside().await
+    }
+
     /// Replaces the list. When this returns, the new one is durable on the disk or in the store.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use url::Url;
 use super::status::restored;
 use crate::cache::{CacheError, Stats, Store};
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying,
+    Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying, SubmissionsFile,
 };
 use crate::clock;
 use crate::config::{CacheSpec, Job, Params, Shape, StepSpec};
@@ -317,7 +317,7 @@ fn journals(job: &Job) -> Vec<PathBuf> {
     journals
 }
 
-/// Sets damaged checkpoints and journals aside, and keeps what is intact in the journals. Returns what was done, in
+/// Sets damaged checkpoints, lists of submissions and journals aside, and keeps what is intact in the journals. Returns what was done, in
 /// words. No table is touched.
 ///
 /// # Errors
@@ -349,6 +349,19 @@ async fn salvage_held(job: &Job, home: &Folder, done: &mut Vec<String>) -> Resul
                 let aside = file.put_aside().await?;
                 done.push(format!(
                     "put the damaged checkpoint aside as {aside}; the next run rebuilds it from the target"
+                ));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    for folder in [home.clone(), home.join(RETRY_FOLDER)] {
+        let file = SubmissionsFile::in_folder(&folder);
+        match file.load().await {
+            Ok(_) => {}
+            Err(CheckpointError::Damaged { .. }) => {
+                let aside = file.put_aside().await?;
+                done.push(format!(
+                    "put the damaged list of submissions aside as {aside}; the next run looks for its batches at the providers, and what earlier ones cost no longer counts in the budget"
                 ));
             }
             Err(error) => return Err(error.into()),

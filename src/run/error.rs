@@ -181,7 +181,7 @@ impl RunError {
             }
             RunError::Cache(error) => error.hint(),
             RunError::Checkpoint(CheckpointError::Damaged { .. }) => Some(
-                "enrich check JOB --repair puts it aside; the next run rebuilds it from the target, and paid answers stay in the journal",
+                "enrich check JOB --repair puts it aside; the next run rebuilds it from the target and the providers' lists of batches, and paid answers stay in the journal",
             ),
             RunError::Journal(JournalError::Damaged { .. }) => {
                 Some("enrich check JOB --repair keeps the answers in it that are intact")

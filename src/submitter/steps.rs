@@ -42,9 +42,14 @@ impl Submitter {
             .filter(|(_, step)| !matches!(step, SubmissionAction::Wait(_) | SubmissionAction::Nothing))
             .collect();
         due.sort_by_key(|(id, _)| *id);
-        let polled: Vec<SubmissionId> =
-            due.iter().filter(|(_, step)| *step == SubmissionAction::Poll).map(|(id, _)| *id).collect();
-        if !polled.is_empty() {
+        if due.iter().any(|(_, step)| *step == SubmissionAction::Poll) {
+            // One list shows the states of all: those that are due soon are asked for now.
+            let soon = now + TimeDelta::from_std(self.settings.poll / 2).unwrap_or_default();
+            let polls = self
+                .drivers
+                .iter()
+                .filter_map(|(id, driver)| driver.polls_by(&self.submission(*id)?, now, soon).then_some(*id));
+            let polled: Vec<SubmissionId> = polls.collect();
             self.poll(&polled).await?;
             return Ok(true);
         }
@@ -172,7 +177,7 @@ impl Submitter {
             metadata: &metadata.into_iter().collect(),
         };
         self.pass("batch-create", Side::Before)?;
-        let late = chrono::TimeDelta::from_std(self.settings.recreate_after / 2).unwrap_or_default();
+        let late = TimeDelta::from_std(self.settings.recreate_after / 2).unwrap_or_default();
         if self.submission(id).is_some_and(|creating| clock::wall() - creating.since > late) {
             // This process hung: another machine may have the job, and make the batch soon.
             return Ok(());
@@ -246,13 +251,16 @@ impl Submitter {
         let mut listed = match self.api.list(None).await {
             Ok(page) => page.items,
             Err(failure) => {
+                // They stay due together.
+                let now = clock::wall();
                 for id in ids {
-                    self.update(*id, |driver, _, now| driver.failed(failure.delay, now)).await?;
+                    self.update(*id, |driver, _, _| driver.failed(failure.delay, now)).await?;
                 }
                 return Ok(());
             }
         };
         self.renew_one(ids, &mut listed).await;
+        let mut polled = Vec::new();
         for id in ids {
             let Some(submission) = self.submission(*id) else { continue };
             let own = listed.iter().filter(|batch| belongs(batch, &submission));
@@ -268,18 +276,23 @@ impl Submitter {
                     Err(failure) => failed = Some(failure),
                 }
             }
+            polled.push((submission, asked, failed));
+        }
+        let now = clock::wall();
+        for (submission, asked, failed) in polled {
+            let id = submission.id;
             let missing: Vec<String> =
                 asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
             let is_told =
-                self.drivers.get_mut(id).is_none_or(|driver| driver.tell_missing(!missing.is_empty()));
-            for id in missing.into_iter().filter(|_| !is_told) {
+                self.drivers.get_mut(&id).is_none_or(|driver| driver.tell_missing(!missing.is_empty()));
+            for remote in missing.into_iter().filter(|_| !is_told) {
                 let text = format!(
-                    "provider {} does not know {id}: was its key changed? The rows of the batch are not asked again",
+                    "provider {} does not know {remote}: was its key changed? The rows of the batch are not asked again",
                     self.name
                 );
                 self.io.voice.say(&Event::Notice(&text));
             }
-            self.update(*id, |driver, submission, now| match failed {
+            self.update(id, |driver, submission, _| match failed {
                 Some(failure) => driver.failed(failure.delay, now),
                 None => driver.polled(submission, &asked, now),
             })

@@ -121,6 +121,12 @@ impl SubmissionDriver {
         }
     }
 
+    /// Whether its batches are to be asked for at `now`, or, unless a call about them has failed, by `soon`.
+    pub fn polls_by(&self, submission: &Submission, now: DateTime<Utc>, soon: DateTime<Utc>) -> bool {
+        let polls_at = |at| self.next(submission, at) == SubmissionAction::Poll;
+        polls_at(now) || (self.failures == 0 && polls_at(soon))
+    }
+
     fn next_look(&self, submission: &Submission, now: DateTime<Utc>) -> SubmissionAction {
         let part = LOOKS.get(submission.looks as usize).copied();
         let due = match part {

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::context::{SubmitterContext, SubmitterNews, SubmitterStatus};
@@ -139,19 +140,11 @@ impl Submitter {
 
     /// Runs until the run ends.
     pub async fn run(mut self) {
-        let mut mode = self.io.mode.clone();
-        let aborted = async move {
-            while *mode.borrow_and_update() != Mode::Aborting {
-                if mode.changed().await.is_err() {
-                    // The run has ended in its order: what is under way is brought to an end.
-                    std::future::pending::<()>().await;
-                }
-            }
-        };
+        let mode = self.io.mode.clone();
         let worked = tokio::select! {
             biased;
             // What is cut off is found by the next run: before a batch is made, the list says so.
-            () = aborted => Err(SubmitterEnd::Gone),
+            () = aborted(mode.clone()) => Err(SubmitterEnd::Gone),
             worked = self.work() => worked,
         };
         let has_ended_in_order = worked.is_ok();
@@ -161,11 +154,18 @@ impl Submitter {
         }
         self.rest.set_begun();
         self.io.capacity_freed.notify_one();
-        // Rows that still come are given back, so that the run can end.
-        self.give_back_all().await;
-        if has_ended_in_order {
-            // What is left is closed by the next run.
-            let _ = timeout(CLOSING, self.close()).await;
+        let ending = async {
+            // Rows that still come are given back, so that the run can end.
+            self.give_back_all().await;
+            if has_ended_in_order {
+                // What is left is closed by the next run.
+                let _ = timeout(CLOSING, self.close()).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = aborted(mode) => {}
+            () = ending => {}
         }
     }
 
@@ -579,6 +579,15 @@ impl Submitter {
             if self.io.outbox.send(vec![reply]).await.is_err() {
                 return;
             }
+        }
+    }
+}
+
+/// Waits until the run is cut off; for ever if it ends in its order.
+async fn aborted(mut mode: watch::Receiver<Mode>) {
+    while *mode.borrow_and_update() != Mode::Aborting {
+        if mode.changed().await.is_err() {
+            std::future::pending::<()>().await;
         }
     }
 }

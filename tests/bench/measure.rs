@@ -58,6 +58,7 @@ pub(crate) fn children_cpu() -> f64 {
 }
 
 /// The middle one of some values.
+#[allow(dead_code, reason = "not every benchmark has rounds")]
 pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

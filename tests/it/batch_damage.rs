@@ -87,7 +87,6 @@ async fn rows_that_a_damaged_journal_names_are_not_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "enrich check --repair does not put a damaged list of submissions aside yet"]
 async fn no_row_is_asked_again_after_a_repair_or_when_a_file_is_gone() {
     for name in ["journal/0000000001.journal", "submissions.json"] {
         let world = submitted().await;

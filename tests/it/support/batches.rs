@@ -16,8 +16,7 @@ use super::world::World;
 pub const BATCH: &str = "[provider.sim.batch]\npoll = \"50ms\"\nrecreate_after = \"1s\"\nfirst_requests = 0";
 
 /// A second provider, which is asked by single requests.
-pub const ONLINE: &str =
-    "[provider.online]\nbase_url = \"SIMULATOR\"\nmodel = \"simulated\"\nmin_backoff = \"10ms\"";
+pub const ONLINE: &str = "[provider.online]\nbase_url = \"SIMULATOR\"\nmodel = \"simulated\"\nmin_backoff = \"10ms\"\nhedge = \"off\"";
 
 /// A simulator with files and batches.
 pub fn with_batches(batches: BatchesSpec) -> SimulatorSpec {
