@@ -164,15 +164,14 @@ impl Wanted {
     }
 }
 
-/// Checks the name of a batch.
-fn check_id(id: &str) -> Result<(), Response> {
-    match (16..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        true => Ok(()),
-        false => {
-            let text = "the ID of a batch is 16 to 64 hexadecimal digits, of a hash of its content";
-            Err(reply::message(StatusCode::BAD_REQUEST, text))
-        }
-    }
+/// Whether a text may be the name of a batch.
+fn is_id(id: &str) -> bool {
+    (16..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn no_id() -> Response {
+    let text = "the ID of a batch is 16 to 64 hexadecimal digits, of a hash of its content";
+    reply::message(StatusCode::BAD_REQUEST, text)
 }
 
 async fn put_batch(
@@ -182,11 +181,13 @@ async fn put_batch(
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let received = match interface.receive(&id, &headers, body).await {
+    if !is_id(&id) {
+        return no_id();
+    }
+    let (bytes, permit) = match interface.receive(&headers, body).await {
         Ok(received) => received,
-        Err(response) => return response,
+        Err(refused) => return reply::refused(&refused, interface.status_of),
     };
-    let (bytes, permit) = received;
     let rows = match body::rows(bytes) {
         Ok(rows) => rows,
         Err(error) => return reply::message(StatusCode::BAD_REQUEST, error),
@@ -212,8 +213,8 @@ async fn get_batch(
     Path(id): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    if let Err(response) = check_id(&id) {
-        return response;
+    if !is_id(&id) {
+        return no_id();
     }
     match interface.service.find(wanted.epoch, &id) {
         Ok(Some(posting)) => interface.answer(posting, wanted.wait()).await,
@@ -228,33 +229,24 @@ impl Interface {
     /// Receives a body, for which there is to be room.
     async fn receive(
         &self,
-        id: &str,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), Response> {
-        check_id(id)?;
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ServiceError> {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let Some(length) = length else {
-            return Err(reply::message(StatusCode::LENGTH_REQUIRED, "the request needs a Content-Length"));
+            return Err(ServiceError::Rows("the request has no Content-Length".to_owned()));
         };
         let most = self.service.job().window.max_bytes;
         if length > most {
-            let text = format!(
+            return Err(ServiceError::TooLarge(format!(
                 "a body of {length} bytes is larger than window.max_bytes = {most}; post smaller batches"
-            );
-            return Err(reply::message(StatusCode::PAYLOAD_TOO_LARGE, text));
+            )));
         }
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(permits(length)) else {
-            return Err(reply::refused(&ServiceError::Full, self.status_of));
-        };
-        let most = usize::try_from(length).unwrap_or(usize::MAX);
-        match to_bytes(body, most).await {
-            Ok(bytes) => Ok((bytes, permit)),
-            Err(error) => Err(reply::message(
-                StatusCode::BAD_REQUEST,
-                format!("the body did not arrive whole: {error}"),
-            )),
-        }
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(permits(length));
+        let permit = permit.map_err(|_| ServiceError::Full)?;
+        let bytes = to_bytes(body, usize::try_from(length).unwrap_or(usize::MAX)).await;
+        let cut = |error| ServiceError::Rows(format!("the body did not arrive whole: {error}"));
+        Ok((bytes.map_err(cut)?, permit))
     }
 
     /// Waits for outcomes.
