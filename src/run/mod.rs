@@ -38,5 +38,6 @@ pub(crate) use recover::Recoverer;
 pub use retry::retry;
 pub(crate) use run_budget::RunBudget;
 pub use run_budget::Spent;
-pub(crate) use session::{COPIES, Scope, Session};
+pub use session::Scope;
+pub(crate) use session::{COPIES, Session};
 pub(crate) use writable::{check_appendable, check_writable};
