@@ -70,6 +70,7 @@ fn submission() -> Submission {
         uploaded_at: None,
         remote: Vec::new(),
         looks: 0,
+        made_again: 0,
         took: None,
         counted: BTreeSet::new(),
     }

@@ -265,6 +265,7 @@ impl Submitter {
                 return Ok(());
             }
         };
+        self.note_late_duplicates(&listed).await?;
         self.renew_one(ids, &mut listed).await;
         let mut polled = Vec::new();
         for id in ids {
@@ -464,7 +465,7 @@ impl Submitter {
 }
 
 /// Whether a batch at the provider was made of a submission.
-fn belongs(batch: &RemoteBatch, submission: &Submission) -> bool {
+pub(super) fn belongs(batch: &RemoteBatch, submission: &Submission) -> bool {
     let id = batch.metadata.as_ref().and_then(|metadata| metadata.get("enrich"));
     match id {
         Some(id) => *id == submission.id.to_string(),
