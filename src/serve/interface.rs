@@ -42,7 +42,7 @@ pub struct HttpSettings {
     pub status_of: StatusOf,
 }
 
-struct Interface {
+struct HttpInterface {
     service: Arc<Service>,
     token: Option<Fingerprint>,
     status_of: StatusOf,
@@ -61,7 +61,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let permits = permits(service.job().window.max_bytes);
-    let interface = Arc::new(Interface {
+    let interface = Arc::new(HttpInterface {
         service,
         token: settings.token.map(|token| Fingerprint::of([token.as_bytes()])),
         status_of: settings.status_of,
@@ -86,7 +86,7 @@ fn permits(bytes: u64) -> u32 {
 }
 
 /// Lets those pass who have the token.
-async fn authorize(State(interface): State<Arc<Interface>>, request: Request, next: Next) -> Response {
+async fn authorize(State(interface): State<Arc<HttpInterface>>, request: Request, next: Next) -> Response {
     if let Some(token) = interface.token {
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer "));
@@ -103,7 +103,7 @@ async fn unknown() -> Response {
     reply::message(StatusCode::NOT_FOUND, "there is no such address; this is enrich serve")
 }
 
-async fn job(State(interface): State<Arc<Interface>>) -> Response {
+async fn job(State(interface): State<Arc<HttpInterface>>) -> Response {
     let job = interface.service.job();
     let steps: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
     let window = json!({ "max_rows": job.window.max_rows, "max_bytes": job.window.max_bytes });
@@ -118,18 +118,18 @@ async fn job(State(interface): State<Arc<Interface>>) -> Response {
     .into_response()
 }
 
-async fn status(State(interface): State<Arc<Interface>>) -> Response {
+async fn status(State(interface): State<Arc<HttpInterface>>) -> Response {
     Json(interface.service.state()).into_response()
 }
 
-async fn committed(State(interface): State<Arc<Interface>>, Path(epoch): Path<u64>) -> Response {
+async fn committed(State(interface): State<Arc<HttpInterface>>, Path(epoch): Path<u64>) -> Response {
     match interface.service.committed(epoch) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => reply::refused(&error, interface.status_of),
     }
 }
 
-async fn schema(State(interface): State<Arc<Interface>>, body: Body) -> Response {
+async fn schema(State(interface): State<Arc<HttpInterface>>, body: Body) -> Response {
     let body = match to_bytes(body, MAX_SCHEMA_BYTES).await {
         Ok(body) => body,
         Err(error) => return reply::message(StatusCode::BAD_REQUEST, error.to_string()),
@@ -175,7 +175,7 @@ fn no_id() -> Response {
 }
 
 async fn put_batch(
-    State(interface): State<Arc<Interface>>,
+    State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,
@@ -209,7 +209,7 @@ async fn put_batch(
 }
 
 async fn get_batch(
-    State(interface): State<Arc<Interface>>,
+    State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
@@ -225,7 +225,7 @@ async fn get_batch(
     }
 }
 
-impl Interface {
+impl HttpInterface {
     /// Receives a body, for which there is to be room.
     async fn receive(
         &self,
