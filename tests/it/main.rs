@@ -61,6 +61,7 @@ mod sharing;
 mod sizes;
 mod soak;
 mod sources;
+mod spark;
 mod status;
 mod steps;
 mod stops;
