@@ -18,7 +18,8 @@ use tokio::task::block_in_place;
 
 use crate::packages;
 use crate::support::{
-    World, append_delta, delta, everything_below, project, prompt_of, rows, rows_of, slow, text_of, until,
+    World, append_delta, clone, delta, everything_below, project, prompt_of, rows, rows_of, slow, text_of,
+    until,
 };
 
 const CONCURRENCY: u64 = 16;
@@ -106,6 +107,7 @@ struct Packages {
 impl Packages {
     /// None where they cannot be had.
     fn find() -> Option<Packages> {
+        packages::of_system("java", "-version")?;
         packages::of_pypi("pyspark, pyarrow", "pyspark==4.0.5 pyarrow==26.0.1 pandas==3.1.1")?;
         let python = packages::of_pypi("jsoniq", "--no-deps jsoniq==3.0.2")?;
         let delta_jar = Path::new(env!("CARGO_TARGET_TMPDIR")).join("delta-4.0.jar");
@@ -542,6 +544,25 @@ impl Scene {
     }
 }
 
+impl Scene {
+    async fn the_batch_job_of_the_examples_runs(&mut self) {
+        let (_folder, root) = clone();
+        let port = free_port();
+        let job = root.join("examples/spark/job.toml");
+        let address = format!("127.0.0.1:{port}");
+        let mut command = self.world.command(&["serve", job.to_str().unwrap(), "--listen", &address]);
+        let mut server = Group::start(command.stdin(Stdio::null()).stderr(log(&self.world)));
+        until_listening(&mut server, port).await;
+        let case = json!({
+            "case": "batch_job", "urls": [format!("http://{address}")], "source": root.join("examples/data/reviews"),
+        });
+        let end = self.driver.result(&case);
+        let summaries: Vec<String> = serde_json::from_value(end["result"].clone()).unwrap_or_default();
+        assert_eq!(summaries.len(), 24, "{end}");
+        assert!(summaries.iter().all(|summary| summary.starts_with("In short: ")), "{summaries:?}");
+    }
+}
+
 /// Whether there are connections to a port.
 fn is_connected_to(port: u16) -> bool {
     let connections = std::fs::read_to_string("/proc/net/tcp").unwrap();
@@ -570,4 +591,5 @@ async fn tasks_executors_and_servers_die_and_no_row_is_lost_or_paid_for_twice() 
     scene.columns_of_all_types_come_back().await;
     scene.two_servers_share_a_job().await;
     scene.a_refused_key_stops_the_job_for_all_attempts().await;
+    scene.the_batch_job_of_the_examples_runs().await;
 }

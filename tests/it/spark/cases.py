@@ -4,10 +4,13 @@ Argument: a folder for tables and for notes of what tasks have read.
 """
 
 import json
+import os
+import runpy
 import sys
-import threading
 
+import enrich_spark
 from enrich_spark import Enrich
+from pyarrow import parquet
 from pyspark import InheritableThread, TaskContext
 from pyspark.sql import functions as F
 from session import session
@@ -140,7 +143,15 @@ def refused(urls, first):
     return reasons
 
 
-CASES = {case.__name__: case for case in (enriched, keyed, written, of_all_types, refused)}
+def batch_job(urls, source):
+    """The batch job of the examples, which ends the session: the summaries of what it has written."""
+    example, target = os.path.join(os.path.dirname(enrich_spark.__file__), "batch_job.py"), f"{folder}/summaries"
+    sys.argv = [example, source, target, *urls]
+    runpy.run_path(example)
+    return parquet.read_table(target)["summary"].to_pylist()
+
+
+CASES = {case.__name__: case for case in (enriched, keyed, written, of_all_types, refused, batch_job)}
 results, running = [], None
 
 
