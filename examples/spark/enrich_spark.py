@@ -5,6 +5,7 @@
 
 import hashlib
 import http.client
+import inspect
 import json
 import secrets
 import socket
@@ -193,13 +194,16 @@ class Enrich:
 
         df = with_key(df, key)
         own = [field for field in df.schema.fields if field.name != KEY]
-        schema = to_arrow_schema(df.schema)
+        # Before 4.1 it is in UTC anyway.
+        zone = {"timezone": "UTC"} if "timezone" in inspect.signature(to_arrow_schema).parameters else {}
+        schema = to_arrow_schema(df.schema, **zone)
         status, content = self.client.call(self.client.urls[0], "POST", "/v1/schema", stream_of(schema))
-        added = from_arrow_schema(pa.ipc.open_stream(content).schema).fields
+        added = from_arrow_schema(pa.ipc.open_stream(content).schema, prefer_timestamp_ntz=True).fields
         names = [field.name.lower() for field in own + added]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"these columns would be there twice: {', '.join(sorted(twice))}")
-        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        if __name__ in sys.modules:  # Executors do not have this file; where it came from a driver, it goes by value anyway.
+            cloudpickle.register_pickle_by_value(sys.modules[__name__])
         client_arguments = self.client_arguments
 
         def task(batches):
