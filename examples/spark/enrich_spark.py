@@ -40,8 +40,8 @@ class Client:
         self.token, self.patience = token, patience
         self.connections, self.is_closed = {}, False
 
-    def call(self, url, method, path, body=None):
-        """Returns the status and the body of a response: success, 404 or 413."""
+    def call(self, url, method, path, body=None, expected=()):
+        """Returns the status and the body of a response that is a success or expected."""
         headers = {"content-type": "application/vnd.apache.arrow.stream"}
         if self.token:
             headers["authorization"] = f"Bearer {self.token}"
@@ -66,8 +66,9 @@ class Client:
                 time.sleep(0.2)
             elif status == 409:
                 end = json.loads(content)
-                raise Stopped(f"enrich has stopped with status {end['status']} ({end['class']}): {end['message']}")
-            elif status >= 400 and status not in (404, 413):
+                why = end["class"] or end["end"]
+                raise Stopped(f"enrich has stopped with status {end['status']} ({why}): {end['message']}")
+            elif status >= 400 and status not in expected:
                 raise RuntimeError(f"{url}{path} answers {status}: {content.decode()}")
             else:
                 return status, content
@@ -77,19 +78,20 @@ class Client:
         """Returns the job's columns for the rows of a record batch, in their order."""
         body = stream_of(batch.schema, batch)
         name = hashlib.blake2b(body, digest_size=16).hexdigest()
-        url, path = self.urls[int(name, 16) % len(self.urls)], f"/v1/batches/{name}"
-        status, content = 404, None
-        while status in (202, 404):
-            if status == 202:
-                status, content = self.call(url, "GET", f"{path}?wait={WAIT_SECONDS}")
-            else:  # The server has not had it, or has been started again since.
-                status, content = self.call(url, "PUT", f"{path}?epoch={epoch}&wait={WAIT_SECONDS}", body)
-        if status == 413 and batch.num_rows > 1:
+        url = self.urls[int(name, 16) % len(self.urls)]
+        path = f"/v1/batches/{name}?epoch={epoch}&wait={WAIT_SECONDS}"
+        while True:
+            status, content = self.call(url, "PUT", path, body, expected=(413,))
+            while status == 202:
+                status, content = self.call(url, "GET", path, expected=(404,))
+            if status != 404:  # Else the server has been started again.
+                break
+        if status == 413:
+            if batch.num_rows == 1:
+                raise RuntimeError(f"{url} takes no row of {len(body)} bytes: {content.decode()}")
             half = batch.num_rows // 2
             halves = [self.outcomes(part, epoch) for part in (batch.slice(0, half), batch.slice(half))]
             return pa.Table.from_batches(halves).combine_chunks().to_batches()[0]
-        if status != 200:
-            raise RuntimeError(f"{url}{path} answers {status}: {content.decode()}")
         return pa.ipc.open_stream(content).read_next_batch()
 
     def enrich(self, batches, epoch=0, rows=256, at_once=8, schema=None):
@@ -97,6 +99,7 @@ class Client:
 
         `at_once` of them are with the servers at a time. `schema` has other names and types for the columns.
         """
+
         def enriched():
             part, future = parts.popleft()
             outcomes = future.result()
@@ -163,22 +166,21 @@ class Enrich:
     @classmethod
     def start(cls, job, binary="enrich", host="127.0.0.1", arguments=(), patience=300):
         """Starts a server that ends with this process. Executors on other machines need its address as `host`."""
-        with socket.socket() as free:
-            free.bind((host, 0))
-            address = f"{host}:{free.getsockname()[1]}"
-        enrich = cls(f"http://{address}", secrets.token_urlsafe(), patience)
-        until = time.monotonic() + patience
+        until, token = time.monotonic() + patience, secrets.token_urlsafe()
         with tempfile.NamedTemporaryFile("w") as token_file:
-            token_file.write(enrich.client.token)
+            token_file.write(token)
             token_file.flush()
-            command = [binary, "serve", job, "--listen", address, "--token-file", token_file.name, "--with-parent", *arguments]
-            while not is_listening(address):
-                status = enrich.server.poll() if enrich.server else RUNNING
-                if status == RUNNING:  # The server of a driver that was killed ends soon.
-                    enrich.server = subprocess.Popen(command, stdin=subprocess.PIPE)
-                if status not in (None, RUNNING) or time.monotonic() > until:
+            command = [binary, "serve", job, "--listen", f"{host}:0", "--token-file", token_file.name, "--with-parent"]
+            while True:
+                server = subprocess.Popen([*command, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+                if url := server.stdout.readline().strip():
+                    break
+                status = server.wait()
+                if status != RUNNING or time.monotonic() > until:
                     raise RuntimeError(f"enrich serve does not start: status {status}")
-                time.sleep(0.2)
+                time.sleep(0.5)  # The server of a driver that was killed ends soon.
+        enrich = cls(url, token, patience)
+        enrich.server = server
         return enrich
 
     def stop(self):
@@ -251,12 +253,3 @@ def with_key(df, key):
         return df
     columns = key if isinstance(key, (list, tuple)) else [key]
     return df.withColumn(KEY, F.unhex(F.sha2(F.to_json(F.struct(*columns)), 256)))
-
-
-def is_listening(address):
-    """Whether somebody accepts connections."""
-    try:
-        socket.create_connection(address.split(":"), timeout=1).close()
-    except OSError:
-        return False
-    return True

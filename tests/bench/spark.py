@@ -20,7 +20,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "../../examples/spark"))
 os.environ.update(PYSPARK_PYTHON=sys.executable, SPARK_LOCAL_IP="127.0.0.1")
 
-from enrich_spark import Enrich, is_listening  # noqa: E402
+from enrich_spark import Enrich  # noqa: E402
 from pyspark.sql import SparkSession, functions as F  # noqa: E402
 
 JOB = """app_id = "{name}"
@@ -93,8 +93,15 @@ class Bench:
             self.port = free.getsockname()[1]
         command = [program, "simulate", self.job("simulated", self.port), "--port", str(self.port)]
         self.simulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not is_listening(f"127.0.0.1:{self.port}"):
+        while not self.is_listening():
             time.sleep(0.1)
+
+    def is_listening(self):
+        try:
+            socket.create_connection(("127.0.0.1", self.port)).close()
+        except OSError:
+            return False
+        return True
 
     def job(self, name, port, tables=""):
         path = f"{self.folder}/{name}-{self.latency}.toml"
