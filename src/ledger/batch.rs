@@ -62,6 +62,10 @@ pub(super) struct LedgerBatch {
     pub(super) unfinished: u64,
     /// Number of rows that are submitted.
     pub(super) submitted: u64,
+    /// Number of rows that are handed out.
+    pub(super) handed_out: u64,
+    /// Whether nobody waits for it any more.
+    pub(super) is_withdrawn: bool,
     /// Whether it was dropped from memory with an outcome for every row.
     pub(super) is_answered: bool,
     /// Whether a submission of its rows came back while they were in memory.
@@ -81,6 +85,8 @@ impl LedgerBatch {
             rows: Vec::new(),
             unfinished: size,
             submitted: 0,
+            handed_out: 0,
+            is_withdrawn: false,
             is_answered: false,
             has_returned: false,
             fresh: 0,
@@ -95,6 +101,16 @@ impl LedgerBatch {
     /// Whether nothing is left for it to do in memory: each row is done or submitted, and one is submitted.
     pub(super) fn waits_for_submissions(&self) -> bool {
         self.phase == Phase::Open && self.submitted > 0 && self.submitted == self.unfinished
+    }
+
+    /// Whether its rows all have outcomes, and it is to be committed.
+    pub(super) fn is_full(&self) -> bool {
+        self.phase == Phase::Open && self.unfinished == 0
+    }
+
+    /// Whether nobody waits for it, and none of its rows is under way.
+    pub(super) fn is_to_be_dropped(&self) -> bool {
+        self.is_withdrawn && self.phase == Phase::Open && self.unfinished > 0 && self.handed_out == 0
     }
 
     pub(super) fn fill(&mut self, rows: u32) {

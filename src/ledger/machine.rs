@@ -71,7 +71,17 @@ pub struct Ledger {
     /// For each step, the urgent rows that are ready.
     urgent: Vec<VecDeque<(BatchId, u32)>>,
     handed_out: u64,
+    order: CommitOrder,
     stopped: bool,
+}
+
+/// The order in which batches are committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitOrder {
+    /// As they were planned.
+    AsPlanned,
+    /// As their rows all have outcomes.
+    AsFilled,
 }
 
 impl Ledger {
@@ -107,18 +117,43 @@ impl Ledger {
             ready: vec![VecDeque::new(); steps],
             urgent: vec![VecDeque::new(); steps],
             handed_out: 0,
+            order: CommitOrder::AsPlanned,
             stopped: false,
+        }
+    }
+
+    /// Sets the order in which batches are committed, which is [`CommitOrder::AsPlanned`] at first.
+    #[must_use]
+    pub fn with_order(mut self, order: CommitOrder) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// The batch that is to be committed next.
+    fn next_full(&self) -> Option<BatchId> {
+        let candidates = match self.order {
+            CommitOrder::AsPlanned => 1,
+            CommitOrder::AsFilled => self.batches.len(),
+        };
+        self.batches.iter().take(candidates).find(|(_, batch)| batch.is_full()).map(|(&id, _)| id)
+    }
+
+    /// Hands out no more rows of a batch, and has it dropped as soon as none is under way. One whose rows all have
+    /// outcomes is committed all the same; one that is not uncommitted is passed over.
+    pub fn withdraw(&mut self, id: BatchId) {
+        if let Some(batch) = self.batches.get_mut(&id) {
+            batch.is_withdrawn = true;
         }
     }
 
     /// Returns the next task, or `None` if there is none until something is reported. Handing out rows is not a task.
     pub fn next_task(&mut self) -> Option<LedgerTask> {
-        if let Some((&id, batch)) = self.batches.iter_mut().next()
-            && batch.phase == Phase::Open
-            && batch.unfinished == 0
-        {
-            batch.phase = Phase::Committing;
+        if let Some(id) = self.next_full() {
+            self.batch_mut(id).phase = Phase::Committing;
             return Some(LedgerTask::Commit(id));
+        }
+        if let Some((&id, _)) = self.batches.iter().find(|(_, batch)| batch.is_to_be_dropped()) {
+            return Some(self.unload(id));
         }
         if self.stopped {
             return None;
@@ -263,6 +298,10 @@ impl Ledger {
     pub fn unloaded(&mut self, id: BatchId) {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Unloading, "batch {id} was to be dropped");
+        if batch.is_withdrawn {
+            self.batches.remove(&id);
+            return;
+        }
         batch.is_answered = batch.unfinished == 0;
         let is_awaited = !batch.is_answered && !batch.has_returned;
         batch.phase = if is_awaited { Phase::Unloaded } else { Phase::Planned };
@@ -310,7 +349,8 @@ impl Ledger {
         if step != StepId::FIRST || urgency == Urgency::Urgent {
             return None;
         }
-        let open = self.batches.iter_mut().filter(|(_, batch)| batch.phase == Phase::Open);
+        let is_served = |batch: &LedgerBatch| batch.phase == Phase::Open && !batch.is_withdrawn;
+        let open = self.batches.iter_mut().filter(|(_, batch)| is_served(batch));
         let mut found = None;
         'search: for (&id, batch) in open {
             while let Some(row) = batch.rows.get(batch.fresh as usize) {
@@ -333,11 +373,13 @@ impl Ledger {
     }
 
     fn hand_out(&mut self, id: BatchId, row: u32, step: StepId, urgency: Urgency) -> Option<Cell> {
-        let entry = self.batches.get_mut(&id)?.rows.get_mut(row as usize)?;
+        let batch = self.batches.get_mut(&id).filter(|batch| !batch.is_withdrawn)?;
+        let entry = batch.rows.get_mut(row as usize)?;
         if entry.state != RowState::Ready || entry.step != step || entry.urgency != urgency {
             return None;
         }
         entry.state = RowState::HandedOut;
+        batch.handed_out += 1;
         self.handed_out += 1;
         Some(Cell { batch: id, row, step })
     }
@@ -351,6 +393,7 @@ impl Ledger {
         assert_eq!(row.state, RowState::HandedOut, "{cell} was handed out");
         row.state = RowState::Ready;
         let urgency = row.urgency;
+        self.batch_mut(cell.batch).handed_out -= 1;
         self.handed_out -= 1;
         self.queue_mut(cell.step, urgency).push_front((cell.batch, cell.row));
     }
@@ -365,7 +408,9 @@ impl Ledger {
         assert_eq!(row.state, RowState::HandedOut, "{cell} was handed out");
         row.state = RowState::Submitted;
         self.handed_out -= 1;
-        self.batch_mut(cell.batch).submitted += 1;
+        let batch = self.batch_mut(cell.batch);
+        batch.handed_out -= 1;
+        batch.submitted += 1;
     }
 
     /// Records that a row has its outcome in a step, whether from a request or from the journal. The row goes on to
@@ -386,6 +431,7 @@ impl Ledger {
             (row.step, row.urgency) = (next, Urgency::Usual);
         }
         self.handed_out -= u64::from(was_handed_out);
+        self.batch_mut(cell.batch).handed_out -= u64::from(was_handed_out);
         if done {
             self.batch_mut(cell.batch).unfinished -= 1;
         } else {
@@ -473,17 +519,12 @@ impl Ledger {
         let busy = self.batches.values().any(|batch| {
             matches!(batch.phase, Phase::Loading | Phase::Unloading | Phase::Committing | Phase::Forgetting)
         });
-        let first_is_full = self
-            .batches
-            .values()
-            .next()
-            .is_some_and(|batch| batch.phase == Phase::Open && batch.unfinished == 0);
         self.is_complete()
             || (self.stopped
                 && self.handed_out == 0
                 && self.source != SourceState::Planning
                 && !busy
-                && !first_is_full)
+                && self.next_full().is_none())
     }
 
     fn batch_mut(&mut self, id: BatchId) -> &mut LedgerBatch {

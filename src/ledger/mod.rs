@@ -8,6 +8,8 @@ mod batch;
 mod machine;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod withdrawals;
 
 pub use batch::Urgency;
-pub use machine::{Ledger, LedgerTask, Window};
+pub use machine::{CommitOrder, Ledger, LedgerTask, Window};

@@ -120,9 +120,11 @@ async fn has_ended(mut child: Child) -> bool {
     true
 }
 
-/// Runs a job from cron whose runs are ended at random, at a provider that loses answers.
-async fn soak(ending: Ending, endings: u32, seed: u64) {
-    const ROWS: i64 = 1_200;
+/// Runs a job from cron whose runs are ended at random, at a provider that loses answers: 16 times, or as often as
+/// `ENRICH_BATCH_ENDINGS` says, with 100 rows for each.
+async fn soak(ending: Ending) {
+    let endings = std::env::var("ENRICH_BATCH_ENDINGS").map_or(16, |text| text.parse().unwrap());
+    let (rows, seed) = (100 * endings, fastrand::u64(..));
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let batches = BatchesSpec {
@@ -136,13 +138,13 @@ async fn soak(ending: Ending, endings: u32, seed: u64) {
         cut_downloads: 0.2,
         ..BatchesSpec::default()
     };
-    let section = format!("{BATCH}\nmax_requests = 50");
+    let section = format!("{BATCH}\nmax_requests = {}", rows / 40);
     let setup = Setup {
         simulator: SimulatorSpec { seed, ..with_batches(batches) },
-        rows: ROWS,
+        rows,
         commits: 24,
         provider: &section,
-        batch_rows: 60,
+        batch_rows: u32::try_from(rows / 25).unwrap(),
         ..Setup::default()
     };
     let world = World::of(setup).await;
@@ -167,20 +169,20 @@ async fn soak(ending: Ending, endings: u32, seed: u64) {
         assert!(has_ended(child).await, "{ending:?}, seed {seed}: a run does not end");
     }
     world.run(&["--wait"]).await.assert_status(0);
-    world.assert_paid_once(ROWS, &format!("{ending:?}, seed {seed}")).await;
+    world.assert_paid_once(rows, &format!("{ending:?}, seed {seed}")).await;
     let counts = world.simulator.counts();
-    assert_eq!((counts.answered, counts.requests), (ROWS.unsigned_abs(), 0));
+    assert_eq!((counts.answered, counts.requests), (rows.unsigned_abs(), 0));
     println!("{} batches, {} looks, {endings} endings", counts.batches.created, counts.batches.lists);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_pay_for_nothing_again_although_creations_are_lost_or_late() {
-    soak(Ending::Kill, 16, fastrand::u64(..)).await;
+    soak(Ending::Kill).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stops_at_random_pay_for_nothing_again_although_creations_are_lost_or_late() {
-    soak(Ending::Stop, 16, fastrand::u64(..)).await;
+    soak(Ending::Stop).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
