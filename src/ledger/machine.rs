@@ -129,8 +129,11 @@ impl Ledger {
         self
     }
 
-    /// The batch that is to be committed next.
+    /// The batch that is to be committed next. One task at a time has the target.
     fn next_full(&self) -> Option<BatchId> {
+        if self.batches.values().any(|batch| batch.phase == Phase::Committing) {
+            return None;
+        }
         let candidates = match self.order {
             CommitOrder::AsPlanned => 1,
             CommitOrder::AsFilled => self.batches.len(),

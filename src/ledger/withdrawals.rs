@@ -16,6 +16,7 @@ struct World {
     /// Rows of batches that are yet to be planned.
     posted: Vec<u32>,
     is_planning: bool,
+    committing: Option<BatchId>,
     in_flight: BTreeSet<Cell>,
     open: BTreeSet<BatchId>,
     withdrawn: BTreeSet<BatchId>,
@@ -35,6 +36,7 @@ impl World {
             window,
             random,
             is_planning: false,
+            committing: None,
             in_flight: BTreeSet::new(),
             open: BTreeSet::new(),
             withdrawn: BTreeSet::new(),
@@ -69,6 +71,12 @@ impl World {
                 }
             }
         }
+        if self.random.bool()
+            && let Some(id) = self.committing.take()
+        {
+            self.ledger.committed(id);
+            self.ledger.forgotten(id);
+        }
         match self.ledger.next_task() {
             Some(LedgerTask::Plan) => self.is_planning = true,
             Some(LedgerTask::Unload(id)) => {
@@ -79,8 +87,7 @@ impl World {
             }
             Some(LedgerTask::Commit(id)) => {
                 assert!(self.open.remove(&id) && self.committed.insert(id), "{id} is committed once");
-                self.ledger.committed(id);
-                self.ledger.forgotten(id);
+                assert_eq!(self.committing.replace(id), None, "one at a time has the target");
             }
             Some(other) => panic!("{other:?}: nothing is to be read"),
             None => {}
