@@ -442,7 +442,11 @@ impl Scene {
         let end = self.driver.result(&self.enriched(0, 300, json!({})));
         assert_rows(&end, 0, 300);
         until(&self.world.simulator, |counts| counts.in_flight == 0).await;
-        assert_eq!(self.requests(), held);
+        let more = self.requests() - held;
+        assert!(
+            more < 4 * CONCURRENCY,
+            "{more} requests were sent that nobody waits for, and not only what was handed out"
+        );
     }
 
     async fn a_server_is_killed_and_started_again(&mut self) {
