@@ -31,6 +31,8 @@ pub mod prompt;
 pub mod report_page;
 pub mod rows;
 pub mod run;
+pub mod serve;
+pub mod service;
 pub mod simulator;
 pub mod sink;
 pub mod source;

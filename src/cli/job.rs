@@ -50,9 +50,22 @@ impl SetArguments {
     }
 
     pub(super) fn load(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
+        self.load_with(file, |set| Job::load_set(file, set, keys))
+    }
+
+    /// As [`SetArguments::load`], for a job that is served.
+    pub(super) fn load_served(&self, file: &Path, keys: Keys) -> Result<Job, ConfigError> {
+        self.load_with(file, |set| Job::load_served(file, set, keys))
+    }
+
+    fn load_with(
+        &self,
+        file: &Path,
+        load: impl FnOnce(&[String]) -> Result<Job, ConfigError>,
+    ) -> Result<Job, ConfigError> {
         // The first job that is loaded is the command's own.
         let _ = TYPED.set(self.typed(file));
-        Job::load_set(file, &self.set, keys)
+        load(&self.set)
     }
 }
 

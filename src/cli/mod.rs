@@ -20,6 +20,7 @@ mod report;
 mod retry;
 mod run;
 mod select;
+mod serve;
 mod session;
 mod session_arguments;
 mod signals;
@@ -54,6 +55,8 @@ struct Arguments {
 enum Command {
     /// Enrich the rows of the source that are not in the target yet
     Run(run::RunArguments),
+    /// Answer rows that other programs post, such as Spark: one server asks for all of them
+    Serve(serve::ServeArguments),
     /// List the rows that ended with an error
     Errors(errors::ErrorsArguments),
     /// Send failed rows to the model again and replace their results
@@ -127,6 +130,7 @@ pub fn main() -> ExitCode {
 async fn command(command: Command) -> anyhow::Result<Exit> {
     match command {
         Command::Run(arguments) => Box::pin(run::run(arguments)).await,
+        Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await,
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,

@@ -34,6 +34,8 @@ pub(super) struct Checker<'a> {
     pub(super) folder: &'a Path,
     /// `None` if keys and certificates are not needed; they are not read then.
     pub(super) environment: Option<Environment<'a>>,
+    /// Whether the job's rows are posted by other programs, so that it needs neither source nor target.
+    pub(super) is_served: bool,
 }
 
 impl Checker<'_> {
@@ -92,15 +94,17 @@ impl Checker<'_> {
                 format!("is {max_error_rate}; it must be more than 0 and at most 1, which allows every row to fail"),
             ));
         }
-        let source = self.source(raw.source)?;
+        let has_target = raw.target.is_some();
+        let (raw_source, raw_target) = self.ends(raw.source, raw.target, &raw.checkpoint)?;
+        let source = self.source(raw_source)?;
         let target = TargetSpec {
-            location: self.location("target.path", &raw.target.path)?,
-            metadata_column: self.metadata_column(raw.target.metadata, raw.target.metadata_column)?,
-            on_new_columns: raw.target.on_new_columns,
-            on_missing_columns: raw.target.on_missing_columns,
-            must_exist: raw.target.must_exist,
-            partition_by: self.distinct("target.partition_by", raw.target.partition_by)?,
-            file_size: raw.target.file_size,
+            location: self.location("target.path", &raw_target.path)?,
+            metadata_column: self.metadata_column(raw_target.metadata, raw_target.metadata_column)?,
+            on_new_columns: raw_target.on_new_columns,
+            on_missing_columns: raw_target.on_missing_columns,
+            must_exist: raw_target.must_exist,
+            partition_by: self.distinct("target.partition_by", raw_target.partition_by)?,
+            file_size: raw_target.file_size,
         };
         if source.location.is_same_place(&target.location) {
             return Err(self.wrong(
@@ -114,7 +118,8 @@ impl Checker<'_> {
                 "and source.path lie one inside the other: what is written could be read again, or removed as foreign. Put them beside each other",
             ));
         }
-        let places = self.places(&raw.app_id, &target.location, &raw.checkpoint, &raw.journal)?;
+        let beside = has_target.then_some(&target.location);
+        let places = self.places(&raw.app_id, beside, &raw.checkpoint, &raw.journal)?;
         let batch = BatchLimits {
             max_rows: self.positive("batch.max_rows", raw.batch.max_rows, 10_000)?,
             max_bytes: self.positive_bytes("batch.max_bytes", raw.batch.max_bytes, 50_000_000)?,
@@ -140,7 +145,7 @@ impl Checker<'_> {
             self.simulator(spec)?;
         }
         let anomalies = self.anomalies(&raw.anomalies)?;
-        let metrics = self.metrics(&raw.metrics, &source, &target)?;
+        let metrics = if has_target { self.metrics(&raw.metrics, &source, &target)? } else { None };
         let cache = raw.cache.map(|cache| self.cache(&cache)).transpose()?;
         let steps = self.steps(raw.step, &providers, target.metadata_column.as_deref())?;
         let budget = self.budget(&raw.budget, &providers, &steps)?;

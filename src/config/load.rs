@@ -42,16 +42,37 @@ impl Job {
         Job::of_text(file, &read(file)?, set, keys)
     }
 
+    /// Reads and validates a job file as [`Job::load_set`] does, for rows that other programs post: it needs neither
+    /// source nor target.
+    ///
+    /// # Errors
+    /// As [`Job::load_set`].
+    pub fn load_served(file: &Path, set: &[String], keys: Keys) -> Result<Job, ConfigError> {
+        Job::of_text_served(file, &read(file)?, set, keys)
+    }
+
     /// Validates the text of a job file after setting some of its keys. Relative paths are resolved against the
     /// folder of `file`.
     ///
     /// # Errors
     /// As [`Job::load_set`].
     pub fn of_text(file: &Path, text: &str, set: &[String], keys: Keys) -> Result<Job, ConfigError> {
+        Job::of(file, text, set, keys, false)
+    }
+
+    /// Validates the text of a job file as [`Job::of_text`] does, for rows that other programs post.
+    ///
+    /// # Errors
+    /// As [`Job::load_set`].
+    pub fn of_text_served(file: &Path, text: &str, set: &[String], keys: Keys) -> Result<Job, ConfigError> {
+        Job::of(file, text, set, keys, true)
+    }
+
+    fn of(file: &Path, text: &str, set: &[String], keys: Keys, is_served: bool) -> Result<Job, ConfigError> {
         let environment: Environment<'_> = &|name| std::env::var(name).ok();
         let environment = (keys == Keys::Read).then_some(environment);
         if set.is_empty() {
-            return Job::check(file, text, environment);
+            return Job::check(file, text, environment, is_served);
         }
         let syntax = |error| ConfigError::from_toml(file, text, NO_KEY, &error);
         let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
@@ -60,7 +81,7 @@ impl Job {
         }
         let raw: RawJob = serde_path_to_error::deserialize(table)
             .map_err(|error| ConfigError::merged(file, &error.path().to_string(), error.inner()))?;
-        Job::validate(file, raw, environment)
+        Job::validate(file, raw, environment, is_served)
     }
 
     /// Validates the text of a job file. Relative paths are resolved against the folder of `file`; `environment`
@@ -73,23 +94,33 @@ impl Job {
         text: &str,
         environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Job, ConfigError> {
-        Job::check(file, text, Some(&environment))
+        Job::check(file, text, Some(&environment), false)
     }
 
-    fn check(file: &Path, text: &str, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
+    fn check(
+        file: &Path,
+        text: &str,
+        environment: Option<Environment<'_>>,
+        is_served: bool,
+    ) -> Result<Job, ConfigError> {
         let document = toml::Deserializer::parse(text)
             .map_err(|error| ConfigError::from_toml(file, text, NO_KEY, &error))?;
         let raw: RawJob = serde_path_to_error::deserialize(document)
             .map_err(|error| ConfigError::from_toml(file, text, &error.path().to_string(), error.inner()))?;
-        Job::validate(file, raw, environment)
+        Job::validate(file, raw, environment, is_served)
     }
 
-    fn validate(file: &Path, raw: RawJob, environment: Option<Environment<'_>>) -> Result<Job, ConfigError> {
+    fn validate(
+        file: &Path,
+        raw: RawJob,
+        environment: Option<Environment<'_>>,
+        is_served: bool,
+    ) -> Result<Job, ConfigError> {
         let folder = match file.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        Checker { file, folder, environment }.job(raw)
+        Checker { file, folder, environment, is_served }.job(raw)
     }
 }
 

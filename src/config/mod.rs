@@ -22,6 +22,7 @@ mod places;
 mod raw;
 mod raw_bounds;
 pub mod reference;
+mod served;
 mod shape;
 mod shared_limits;
 mod simulated;
@@ -44,6 +45,7 @@ pub use job::{
 pub use key::ApiKey;
 pub use limit::{BudgetLimit, BudgetScope, Shortage};
 pub use load::Keys;
+pub use served::Share;
 pub use shape::{CLASS, Shape};
 pub(crate) use simulated::MOST_DIMENSIONS;
 pub use simulated::{

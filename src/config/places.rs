@@ -14,23 +14,24 @@ use crate::store::{self, Location};
 const FOLDER: &str = "_checkpoints";
 
 impl Checker<'_> {
-    /// Resolves the locations of a job with this target.
+    /// Resolves the locations of a job with this target, or without one.
     pub(super) fn places(
         &self,
         app_id: &str,
-        target: &Location,
+        target: Option<&Location>,
         checkpoint: &RawCheckpoint,
         journal: &RawJournal,
     ) -> Result<StatePlaces, ConfigError> {
-        let beside = target.join(FOLDER).join(app_id);
-        let at = match &checkpoint.path {
-            Some(path) => self.location("checkpoint.path", path)?,
-            None => beside.clone(),
+        let beside = target.map(|target| target.join(FOLDER).join(app_id));
+        let at = match (&checkpoint.path, &beside) {
+            (Some(path), _) => self.location("checkpoint.path", path)?,
+            (None, Some(beside)) => beside.clone(),
+            (None, None) => return Err(self.wrong("checkpoint.path", "is missing")),
         };
         // Jobs with the same name are distinguished by their targets.
-        let place = Fingerprint::of([target.to_string().as_bytes()]).to_string();
+        let place = Fingerprint::of([target.unwrap_or(&at).to_string().as_bytes()]).to_string();
         let own = format!("{app_id}-{}", place.chars().take(8).collect::<String>());
-        let state = beside.path().or(at.path()).map(PathBuf::from);
+        let state = beside.as_ref().and_then(Location::path).or(at.path()).map(PathBuf::from);
         let journal_folder = match &journal.path {
             Some(path) => Some(self.local("journal.path", path)?.join(&own)),
             None => None,

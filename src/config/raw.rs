@@ -20,7 +20,7 @@ use super::units::{ByteSize, Span};
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 // The checks report a missing provider or step, in clearer words than serde's.
-#[schemars(title = "enrich job", extend("required" = ["app_id", "source", "target", "provider", "step"]))]
+#[schemars(title = "enrich job", extend("required" = ["app_id", "provider", "step"]))]
 pub(super) struct RawJob {
     /// Stable name of the job. Together with the target it makes the job's writes exactly once. 1 to 100 letters,
     /// digits, `.`, `_` and `-`, not beginning with `.`. A renamed job starts over: it sends every row again.
@@ -31,10 +31,11 @@ pub(super) struct RawJob {
     /// most 1. 1 allows every row to fail. Default: 0.5.
     #[schemars(range(min = 0, max = 1))]
     pub(super) max_error_rate: Option<f64>,
-    /// The table or files to read. Required.
-    pub(super) source: RawSource,
-    /// The table to write. Required.
-    pub(super) target: RawTarget,
+    /// The table or files to read. Only `enrich serve`, to which other programs post rows, takes a job without it.
+    /// Required.
+    pub(super) source: Option<RawSource>,
+    /// The table to write. Only `enrich serve` takes a job without it, if `checkpoint.path` is set. Required.
+    pub(super) target: Option<RawTarget>,
     /// Location of the run's plan and position. Default: in the target.
     #[serde(default)]
     pub(super) checkpoint: RawCheckpoint,
@@ -152,7 +153,7 @@ pub(super) struct RawTarget {
     pub(super) file_size: ByteSize,
 }
 
-fn file_size() -> ByteSize {
+pub(super) fn file_size() -> ByteSize {
     ByteSize::bytes(100_000_000)
 }
 

@@ -25,6 +25,11 @@ impl When {
         self.condition.columns().iter().filter_map(|column| column.checked_sub(self.source_columns))
     }
 
+    /// Returns the indices of the columns of the source that it reads.
+    pub(super) fn source_columns(&self) -> impl Iterator<Item = usize> {
+        self.condition.columns().iter().copied().filter(|column| *column < self.source_columns)
+    }
+
     /// Whether a row of the source meets a condition that reads no step's output; `false` if it cannot be evaluated.
     pub(crate) fn holds_in(&self, rows: &Rows, at: usize) -> bool {
         let columns = self.condition.columns().iter().map(|column| rows.batch().column(*column).slice(at, 1));

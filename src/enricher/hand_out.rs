@@ -264,7 +264,7 @@ impl Enricher {
 
     /// Renders a row and looks for an answer that is already paid for.
     fn look_up(&mut self, cell: Cell) -> PriorState {
-        let Self { steps, providers, open, stray_answers, sharing, .. } = self;
+        let Self { steps, providers, open, stray_answers, epochs, sharing, .. } = self;
         let step = &steps[cell.step.index()];
         let batch = open.get_mut(&cell.batch).expect("rows are handed out while their batch is open");
         if batch.keeps(cell) {
@@ -277,7 +277,7 @@ impl Enricher {
             };
         let mut earlier = Earlier::default();
         let mut params = Arc::clone(&step.params);
-        while batch.has_recovered() || !stray_answers.is_empty() {
+        while batch.has_recovered() || !stray_answers.is_empty() || epochs.is_some() {
             let key = batch.key(cell.row);
             let fits = |record: &Record| {
                 record.step == step.output
@@ -288,7 +288,14 @@ impl Enricher {
                 Ok(claimed) => claimed,
                 Err(error) => return PriorState::Lost(error),
             };
-            let record = match claimed {
+            let of_epoch = epochs.as_ref().filter(|_| claimed.is_none());
+            let of_epoch = of_epoch.map(|own| own.find(&key, &step.output, question.fingerprint()));
+            let of_epoch = match of_epoch.transpose() {
+                Ok(found) => found.flatten().filter(fits),
+                Err(error) => return PriorState::Lost(error),
+            };
+            let stays = of_epoch.is_some();
+            let record = match claimed.or(of_epoch) {
                 Some(record) => record,
                 None => match stray_answers.claim(&key, &step.output, question.fingerprint()).filter(fits) {
                     Some(stray) => match batch.journal.append([&stray]) {
@@ -321,6 +328,8 @@ impl Enricher {
                     (question, params) = again.question(&question, &params);
                     earlier = again.earlier;
                 }
+                // A record that stays where it is would be found again.
+                Judged::Unread if stays => break,
                 Judged::Unread => {}
             }
         }
@@ -336,7 +345,10 @@ impl Enricher {
                 && batch.collected(&row_key, &step.output, question.fingerprint(), name) >= *max_submissions
         };
         let tried = own.filter(is_spent).fold(0, |tried, provider| tried | bit(provider));
-        let key = sharing::in_step(step, route, question.fingerprint());
+        let mut key = sharing::in_step(step, route, question.fingerprint());
+        if !step.spec.shares {
+            key = sharing::of_row(key, &row_key);
+        }
         let receipt =
             Receipt { journal: batch.journal.clone(), key: row_key, step: Arc::clone(&step.output) };
         let request = Request {
@@ -351,7 +363,8 @@ impl Enricher {
             shares: step.spec.shares,
             earlier,
         };
-        if !step.spec.shares || earlier.answers > 0 {
+        // A row that is posted twice is sent once.
+        if !(step.spec.shares || epochs.is_some()) || earlier.answers > 0 {
             return PriorState::Nothing(request);
         }
         match sharing.look(key, step, providers, &request) {

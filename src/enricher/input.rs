@@ -8,7 +8,7 @@ use crate::budget::Account;
 use crate::cache::Store;
 use crate::checkpoint::{MachineId, PlannedBatch};
 use crate::ident::{AppId, BatchId, Lineage, RunId};
-use crate::journal::{JournalFolder, StrayAnswers};
+use crate::journal::{EpochJournals, JournalFolder, StrayAnswers};
 use crate::rows::Chunk;
 use crate::rows::UnchangedStep;
 use crate::submitter::{SharedSubmissions, SubmissionGuard};
@@ -22,6 +22,8 @@ pub struct Journals {
     pub folder: JournalFolder,
     /// Paid answers that belong to none of the batches.
     pub stray_answers: StrayAnswers,
+    /// Journals of the epochs of a job that is served; `None` if each batch has a journal of its own.
+    pub epochs: Option<EpochJournals>,
     /// What former runs learned about providers.
     pub learned: LearnedFile,
     /// What the job may spend and has spent.
@@ -60,6 +62,8 @@ pub struct JobSubmissions {
 pub struct LoadedBatch {
     /// The plan of the batch.
     pub plan: PlannedBatch,
+    /// The epoch in whose journal its answers are; `None` if it has a journal of its own.
+    pub epoch: Option<u64>,
     /// Its rows, in order.
     pub chunks: Vec<Chunk>,
     /// Number of rows decoded for it.

@@ -27,7 +27,7 @@ use crate::checkpoint::PlannedBatch;
 use crate::event::{Event, Hold, Voice};
 use crate::executor::{Mode, Reply, Request};
 use crate::ident::{BatchId, Cell, Fingerprint, Lineage, SubmissionId};
-use crate::journal::{JournalEntry, JournalFolder, JournalHeader, Record, StrayAnswers};
+use crate::journal::{EpochJournals, JournalEntry, JournalFolder, JournalHeader, Record, StrayAnswers};
 use crate::ledger::{Ledger, LedgerTask};
 use crate::rows::Chunk;
 use crate::rows::{ConstraintErrors, FilledBatch, RowResult};
@@ -57,6 +57,7 @@ pub struct Enricher {
     pub(super) learned: LearnedFile,
     pub(super) account: Account,
     pub(super) stray_answers: StrayAnswers,
+    pub(super) epochs: Option<EpochJournals>,
     pub(super) sharing: Sharing,
     pub(super) replies: mpsc::Receiver<Vec<Reply>>,
     pub(super) buffer: Vec<Reply>,
@@ -134,6 +135,7 @@ impl Enricher {
             lineage,
             folder: journal,
             stray_answers,
+            epochs,
             learned,
             account,
             cache,
@@ -158,6 +160,7 @@ impl Enricher {
             learned,
             account,
             stray_answers,
+            epochs,
             sharing: Sharing::new(cache),
             replies,
             buffer: Vec::new(),
@@ -229,7 +232,7 @@ impl Enricher {
         let new = self.submissions.as_ref().map(|link| link.new_in(id)).unwrap_or_default();
         let counting: BTreeSet<SubmissionId> = new.intersection(&collected).copied().collect();
         submitted.count_as_new(new);
-        let writer = self.journal.writer(&header, |entry| match entry {
+        let take = |entry| match entry {
             // It is being collected: the rest of it may be missing still.
             JournalEntry::Record(record) if record.submission.is_some_and(|id| open.contains(&id)) => {}
             JournalEntry::Record(record) => recovered.push(record),
@@ -241,7 +244,11 @@ impl Enricher {
             }
             // It never came to be, or failed in its validation, or another row's request was in it.
             JournalEntry::Submitted(_) => {}
-        })?;
+        };
+        let writer = match (&self.epochs, loaded.epoch) {
+            (Some(epochs), Some(epoch)) => epochs.journal(epoch)?,
+            _ => self.journal.writer(&header, take)?,
+        };
         let (records, kept) = (recovered.len(), recovered.bytes_kept());
         let bytes = chunks.iter().map(Chunk::bytes).sum();
         let counted = self.counted.remove(&id);
@@ -302,7 +309,8 @@ impl Enricher {
             submissions.committed(id);
         }
         let task = self.ledger.committed(id);
-        let removed = self.journal.forget(id);
+        // The journal of an epoch stays until the epoch is committed.
+        let removed = if self.epochs.is_none() { self.journal.forget(id) } else { Ok(()) };
         match removed {
             Ok(()) => self.ledger.forgotten(id),
             Err(_) => self.ledger.failed(task),
@@ -314,6 +322,17 @@ impl Enricher {
     pub fn failed(&mut self, task: LedgerTask) {
         self.ledger.failed(task);
         self.halt(Stop::Requested);
+    }
+
+    /// Sends no more rows of a batch that nobody waits for. It is dropped once none of its rows is in flight; what is
+    /// answered until then is in its journal.
+    pub fn withdraw(&mut self, id: BatchId) {
+        self.ledger.withdraw(id);
+    }
+
+    /// Returns a receiver of the mode in which requests are sent.
+    pub(crate) fn mode(&self) -> watch::Receiver<Mode> {
+        self.mode.subscribe()
     }
 
     /// Waits until there are replies to take in or room to hand out rows.
@@ -435,6 +454,7 @@ impl Enricher {
         let is_done = reached_end && self.ledger.is_complete();
         self.account.sync()?;
         self.open.values().try_for_each(|batch| batch.journal.sync())?;
+        self.epochs.as_ref().map_or(Ok(()), EpochJournals::sync)?;
         if is_done {
             // Every row that could use a stray answer is in the table.
             self.stray_answers.discard()?;

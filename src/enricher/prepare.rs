@@ -83,6 +83,23 @@ pub(crate) fn template_inputs(job: &Job, source: &Schema) -> Vec<(String, Vec<St
     prepared.into_iter().map(|step| (step.spec.output.clone(), names(&step))).collect()
 }
 
+/// Returns the columns that the steps of a job read, in the source's order.
+///
+/// # Errors
+/// When the job does not fit the columns. The first mistake is returned.
+pub(crate) fn needed_columns(job: &Job, source: &Schema) -> Result<Vec<usize>, EnricherError> {
+    let steps = steps(job, source)?;
+    let of_prompts = steps.iter().flat_map(|step| step.prompt.names(source));
+    let mut needed: Vec<usize> = of_prompts.filter_map(|name| source.index_of(&name).ok()).collect();
+    for step in &steps {
+        let conditions = step.when.iter().chain(&step.urgent).chain(&step.routes);
+        needed.extend(conditions.flat_map(When::source_columns));
+    }
+    needed.sort_unstable();
+    needed.dedup();
+    Ok(needed)
+}
+
 impl Prepared {
     /// Returns for each step the indices of the earlier ones whose outputs it needs.
     #[must_use]

@@ -176,7 +176,7 @@ impl Enricher {
     /// Has the rows that wait for a row send their own requests, since it got no answer to share.
     fn unshare(&mut self, cell: Cell) {
         let waiting = self.sharing.left(cell);
-        if self.stop.is_some() {
+        if self.stop.is_some() || self.epochs.is_some() {
             waiting.iter().for_each(|waiting| self.ledger.give_back(waiting.cell));
         } else if !waiting.is_empty() {
             self.rerouted.extend(waiting);
@@ -188,11 +188,20 @@ impl Enricher {
     fn share(&mut self, cell: Cell, route: usize, question: Fingerprint, shared: &SharedAnswer) {
         let Self { steps, providers, sharing, .. } = self;
         let step = &steps[cell.step.index()];
-        if !step.spec.shares {
+        if step.spec.shares {
+            sharing.remember(step, route, providers, question, shared);
+        }
+        let waiting = self.sharing.left(cell);
+        if waiting.is_empty() {
             return;
         }
-        sharing.remember(step, route, providers, question, shared);
-        for request in self.sharing.left(cell) {
+        let own = self.open.get(&cell.batch).map(|batch| batch.key(cell.row));
+        for request in waiting {
+            if own.as_ref() == Some(&request.receipt.key) {
+                // The same row was posted twice: it finds the answer in their journal.
+                self.give_back(request.cell);
+                continue;
+            }
             let record = shared_record(&request, shared);
             self.take_record(request, &record);
         }

@@ -13,7 +13,7 @@ use super::compiled_step::CompiledStep;
 use super::step_provider::StepProvider;
 use crate::cache::{CacheError, Store};
 use crate::executor::Request;
-use crate::ident::{Cell, Fingerprint};
+use crate::ident::{Cell, Fingerprint, RowKey};
 use crate::prompt::Question;
 
 /// Most bytes of answers that are kept in memory.
@@ -201,6 +201,12 @@ impl Sharing {
 pub(super) fn in_step(step: &CompiledStep, route: usize, question: Fingerprint) -> Fingerprint {
     let route = route.to_le_bytes();
     Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
+}
+
+/// Returns the key of a question that only one row may ask, by that of the question.
+pub(super) fn of_row(question: Fingerprint, row: &RowKey) -> Fingerprint {
+    let number = row.row.to_le_bytes();
+    Fingerprint::of([question.to_bytes().as_slice(), row.file.as_bytes(), number.as_slice()])
 }
 
 /// Returns the key of a question in the cache, by the model and its address, whoever sends it.

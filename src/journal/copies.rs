@@ -8,7 +8,7 @@
 //! Answers are restored from the segments of other machines, and from those of this machine if its file is not the
 //! one that was copied. Records that the journal already has are left out.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -136,6 +136,17 @@ impl Copies {
         if let Some(followed) = state.open.remove(&batch) {
             state.removable_batches.push((followed.header.lineage, batch));
         }
+    }
+
+    /// Returns the batches of a lineage that have segments in the store.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn batches(&self, lineage: Lineage) -> Result<BTreeSet<BatchId>, JournalError> {
+        let own = lineage.to_string();
+        let names = self.objects.list().await?;
+        let parsed = names.iter().filter_map(|name| SegmentName::parse(name));
+        Ok(parsed.filter(|name| name.lineage == own).map(|name| name.batch).collect())
     }
 
     /// Marks the segments that belong to no planned batch for removal. To be called when every row that could use

@@ -9,6 +9,7 @@
 //! machine is lost.
 
 mod copies;
+mod epochs;
 mod error;
 mod folder;
 mod format;
@@ -19,6 +20,7 @@ mod shared;
 mod writer;
 
 pub use copies::{Copies, Restored};
+pub use epochs::{EpochJournals, epoch_file};
 pub use error::JournalError;
 pub use folder::{FormerJournal, JournalFolder, StrayAnswers};
 pub use format::{JournalEntry, JournalHeader, Record, RecordedOutcome, SubmittedGroup, SubmittedRows};

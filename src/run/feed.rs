@@ -2,6 +2,8 @@
 
 use std::future::Future;
 
+use tokio::sync::mpsc;
+
 use super::error::RunError;
 use crate::checkpoint::PlannedBatch;
 use crate::enricher::LoadedBatch;
@@ -37,6 +39,11 @@ pub(crate) trait Feed: Send + 'static {
     /// feed whose rows no later run sends by itself does nothing.
     fn pause(&mut self, _why: String) -> impl Future<Output = Result<bool, RunError>> + Send {
         async { Ok(false) }
+    }
+
+    /// Returns where the batches come from that nobody waits for any more, or `None` if every batch is wanted to its end.
+    fn withdrawals(&mut self) -> Option<mpsc::Receiver<BatchId>> {
+        None
     }
 
     /// Whether planning ends at the end of the rows, and not at a limit of this run.

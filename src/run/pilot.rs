@@ -217,7 +217,14 @@ impl Feed for PilotBatch {
 
     async fn load(&mut self, plan: PlannedBatch) -> Result<LoadedBatch, RunError> {
         let decoded = self.plan.rows();
-        Ok(LoadedBatch { plan, chunks: self.chunks.clone(), decoded, deleted: 0, kept: Vec::new() })
+        Ok(LoadedBatch {
+            plan,
+            epoch: None,
+            chunks: self.chunks.clone(),
+            decoded,
+            deleted: 0,
+            kept: Vec::new(),
+        })
     }
 
     fn planned(&self, id: BatchId) -> Option<PlannedBatch> {

@@ -95,7 +95,7 @@ impl Feed for SourceFeed {
         }
         let constraints = Arc::clone(&self.constraints.borrow());
         chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
-        Ok(LoadedBatch { plan, chunks, decoded, deleted, kept: Vec::new() })
+        Ok(LoadedBatch { plan, epoch: None, chunks, decoded, deleted, kept: Vec::new() })
     }
 
     fn planned(&self, id: BatchId) -> Option<PlannedBatch> {

@@ -316,7 +316,7 @@ impl Feed for RetryFeed {
         let constraints = Arc::clone(&self.constraints.borrow());
         chunks.iter().try_for_each(|chunk| constraints.admit(chunk))?;
         let decoded = chunks.iter().map(|chunk| chunk.rows.num_rows() as u64).sum();
-        Ok(LoadedBatch { plan, chunks, decoded, deleted: 0, kept })
+        Ok(LoadedBatch { plan, epoch: None, chunks, decoded, deleted: 0, kept })
     }
 
     fn planned(&self, id: BatchId) -> Option<PlannedBatch> {

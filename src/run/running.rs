@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep_until, timeout};
 
@@ -50,6 +50,8 @@ enum LoopEvent<F, D> {
     Deadline,
     /// Another run holds the job, or may hold it.
     LeaseLost(LeaseError),
+    /// Nobody waits for a batch any more.
+    Withdrawn(BatchId),
     /// The enricher has replies to take in or room for rows; an error if it cannot go on.
     Replies(Result<(), EnricherError>),
 }
@@ -110,6 +112,7 @@ pub(crate) struct Running<F, D> {
     /// Copies the journals to the object store; `None` if the checkpoint is not in one.
     copier: Option<Copier>,
     tasks: JoinSet<FinishedTask<F, D>>,
+    withdrawals: Option<mpsc::Receiver<BatchId>>,
     /// The batch that was committed last.
     newest: Option<BatchId>,
     /// When the account was last flushed to the disk.
@@ -126,7 +129,7 @@ pub(crate) struct Running<F, D> {
 impl<F: Feed, D: Drain> Running<F, D> {
     pub(crate) fn new(
         enricher: Enricher,
-        feed: F,
+        mut feed: F,
         drain: D,
         lineage: Lineage,
         lease_guard: LeaseGuard,
@@ -135,6 +138,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
     ) -> Self {
         Running {
             enricher,
+            withdrawals: feed.withdrawals(),
             feed: Some(Box::new(feed)),
             drain: Some(Box::new(drain)),
             lineage,
@@ -168,6 +172,11 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 self.fail(error);
             }
             self.start_tasks()?;
+            // A feed that is waited for may have nothing for a long time.
+            let awaits_feed = self.withdrawals.is_some() && self.feed.is_none() && self.tasks.len() == 1;
+            if awaits_feed && self.enricher.release_held() {
+                continue;
+            }
             if self.tasks.is_empty() {
                 if self.enricher.release_held() {
                     // The released rows may have filled a batch, or are to be sent again.
@@ -200,6 +209,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
             Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => LoopEvent::TaskDone(Box::new(done)),
             () = sleep_until(deadline.unwrap_or_else(clock::now)), if deadline.is_some() => LoopEvent::Deadline,
             lost = self.lease_guard.lost(), if self.error.is_none() => LoopEvent::LeaseLost(lost),
+            Some(id) = withdrawn(&mut self.withdrawals) => LoopEvent::Withdrawn(id),
             waited = self.enricher.wait() => LoopEvent::Replies(waited),
         }
     }
@@ -232,6 +242,7 @@ impl<F: Feed, D: Drain> Running<F, D> {
                 }
             }
             LoopEvent::LeaseLost(error) => self.fail(error.into()),
+            LoopEvent::Withdrawn(id) => self.enricher.withdraw(id),
             LoopEvent::Replies(waited) => {
                 waited?;
                 self.enricher.take_in();
@@ -487,6 +498,13 @@ async fn flushed(account: Option<Account>) -> Result<(), RunError> {
     let Some(account) = account else { return Ok(()) };
     let flushing = tokio::task::spawn_blocking(move || account.sync());
     Ok(flushing.await.map_err(|error| RunError::Task(error.to_string()))??)
+}
+
+async fn withdrawn(withdrawals: &mut Option<mpsc::Receiver<BatchId>>) -> Option<BatchId> {
+    match withdrawals {
+        Some(withdrawals) => withdrawals.recv().await,
+        None => std::future::pending().await,
+    }
 }
 
 fn busy(what: &str) -> RunError {

@@ -23,9 +23,9 @@ use crate::checkpoint::{
 use crate::config::Job;
 use crate::enricher::{Enricher, JobSubmissions, Journals, LearnedFile, Prepared, Strictness, asked_by};
 use crate::event::{Event, Voice};
-use crate::ident::{BatchId, Lineage, RunId};
-use crate::journal::{self, Copies, JournalFolder, JournalHeader, Restored, StrayAnswers};
-use crate::ledger::{Ledger, Window};
+use crate::ident::{AppId, BatchId, Fingerprint, Lineage, RunId};
+use crate::journal::{self, Copies, EpochJournals, JournalFolder, JournalHeader, Restored, StrayAnswers};
+use crate::ledger::{CommitOrder, Ledger, Window};
 use crate::metrics::{Counters, MetricsOwner, MetricsWriter, ProviderOfStep, RunKind};
 use crate::store::{self, Folder};
 use crate::submitter::{self, SharedSubmissions};
@@ -42,6 +42,11 @@ const STILL_OUT: &str = "take them in: enrich run JOB --wait; or let go of each 
 /// What to do about rows at a provider that is no longer asked by batch.
 const NOT_ASKED: &str = "put the section back, and take them in: enrich run JOB --wait; or have them sent again, and perhaps paid for twice: enrich batches JOB --give-up with the number of each batch";
 
+/// Folder of the journals of a server's epochs, in the folder of the journal.
+const SERVED_FOLDER: &str = "served";
+/// Folder of the copies of these journals, in the folder of the checkpoint.
+const SERVED_COPIES: &str = "served-journal";
+
 /// Lowest number for a batch that is in no checkpoint, far above those that a checkpoint reaches.
 const FIRST_OUTSIDE: u64 = 1 << 62;
 
@@ -52,6 +57,8 @@ pub(crate) enum Scope {
     Run,
     /// A retry of failed rows.
     Retry,
+    /// A server, to which other programs post rows. It excludes runs.
+    Server,
 }
 
 /// A job that this process holds exclusively.
@@ -85,6 +92,7 @@ impl Folders {
             Scope::Retry => {
                 (job_home.join(RETRY_FOLDER), state.join(RETRY_FOLDER), journal.join(RETRY_FOLDER))
             }
+            Scope::Server => (job_home.clone(), state.clone(), journal.join(SERVED_FOLDER)),
         };
         Ok(Folders { job_home, home, state, journal })
     }
@@ -242,7 +250,7 @@ impl<'a> Session<'a> {
             .map(|own| own.list.read(|list| list.still_unloaded(outstanding, steps)));
         let ledger = self.ledger(checkpoint.next_batch, outstanding, &unloaded.unwrap_or_default());
         let strictness = match self.scope {
-            Scope::Run => Strictness::Probation,
+            Scope::Run | Scope::Server => Strictness::Probation,
             // Failed rows may all fail again, which shows nothing about the run.
             Scope::Retry => Strictness::RowByRow,
         };
@@ -281,6 +289,7 @@ impl<'a> Session<'a> {
             lineage,
             folder: folder.clone(),
             stray_answers,
+            epochs: None,
             learned,
             account,
             cache,
@@ -291,6 +300,66 @@ impl<'a> Session<'a> {
             Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone())?;
         enricher.seed(&[])?;
         Ok((enricher, folder))
+    }
+
+    /// Opens the journals of a server's epochs. If the checkpoint is in an object store, restores records that this
+    /// machine lacks from their copies there, and starts the copier.
+    ///
+    /// # Errors
+    /// When a journal or its copies cannot be read.
+    pub(crate) async fn epochs(
+        &self,
+        budget: &mut RunBudget,
+        voice: &Voice,
+    ) -> Result<(EpochJournals, Option<Copier>), RunError> {
+        let lineage = served_lineage(&self.job.app_id);
+        let mut folder = JournalFolder::open(&self.folders.journal)?;
+        let mut copier = None;
+        if let Some(objects) = self.folders.home.objects() {
+            let copying = &self.job.places.copying;
+            let machine = MachineId::of(folder.path())?;
+            let copies = Copies::new(objects.join(SERVED_COPIES), &machine, copying.bytes);
+            let headers = EpochJournals::headers(lineage, copies.batches(lineage).await?);
+            let restored = copies.restore(folder.path(), lineage, BatchId::new(0), &headers).await?;
+            report_restored(&restored, voice);
+            folder.copy_to(copies.clone());
+            copier = Some(Copier::start(copies, budget.copy.take(), copying.every, voice.clone()));
+        }
+        Ok((EpochJournals::open(folder, lineage)?, copier))
+    }
+
+    /// Starts the enricher of a server, whose batches come one by one and have their answers in the journals of their
+    /// epochs. Returns it with the number of the first batch.
+    ///
+    /// # Errors
+    /// When the cache cannot be opened.
+    pub(crate) fn enricher_of_server(
+        &self,
+        prepared: Prepared,
+        epochs: EpochJournals,
+        budget: &RunBudget,
+        voice: &Voice,
+    ) -> Result<(Enricher, BatchId), RunError> {
+        let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, spec.into())).transpose()?;
+        let first = outside_checkpoint();
+        // What is posted is bounded before it gets here, so that a batch needs no room kept for it.
+        let window = Window { batch_rows: 0, batch_bytes: 0, ..Window::of(self.job) };
+        let ledger = Ledger::new(window, self.job.steps.len(), first, [], &BTreeSet::new());
+        let journals = Journals {
+            lineage: served_lineage(&self.job.app_id),
+            folder: JournalFolder::open(&self.folders.journal)?,
+            stray_answers: StrayAnswers::default(),
+            epochs: Some(epochs),
+            learned: self.learned(),
+            account: budget.account.clone(),
+            cache,
+            open: Vec::new(),
+            submissions: None,
+        };
+        let ledger = ledger.with_order(CommitOrder::AsFilled);
+        let enricher =
+            Enricher::start(prepared, ledger, journals, None, Strictness::Probation, voice.clone())?;
+        Ok((enricher, first))
     }
 
     /// Returns a ledger with the batches `planned`; the next batch to be planned gets the number `next`.
@@ -356,7 +425,7 @@ impl<'a> Session<'a> {
         }
         // A retry has a list of its own, and its batches are told apart by the name of the job that they carry.
         let (app_id, other) = match self.scope {
-            Scope::Run => (self.job.app_id.clone(), self.folders.job_home.join(RETRY_FOLDER)),
+            Scope::Run | Scope::Server => (self.job.app_id.clone(), self.folders.job_home.join(RETRY_FOLDER)),
             Scope::Retry => (self.job.app_id.retry(), self.folders.job_home.clone()),
         };
         let others = Box::pin(listed_in(&other)).await?;
@@ -387,7 +456,7 @@ impl<'a> Session<'a> {
         MetricsOwner {
             app_id: job.app_id.clone(),
             kind: match self.scope {
-                Scope::Run => RunKind::Run,
+                Scope::Run | Scope::Server => RunKind::Run,
                 Scope::Retry => RunKind::Retry,
             },
             run_id,
@@ -449,8 +518,17 @@ impl<'a> Session<'a> {
         };
         let cache = self.job.cache.as_ref().map(|spec| Store::open(&spec.path, limits(spec))).transpose()?;
         let (learned, account) = (self.learned(), budget.account);
-        let journals =
-            Journals { lineage, folder, stray_answers, learned, account, cache, open, submissions: None };
+        let journals = Journals {
+            lineage,
+            folder,
+            stray_answers,
+            epochs: None,
+            learned,
+            account,
+            cache,
+            open,
+            submissions: None,
+        };
         Ok((journals, copier))
     }
 }
@@ -469,6 +547,11 @@ fn refuse_submitted(list: &Submissions) -> Result<(), RunError> {
         ),
         hint: STILL_OUT,
     })
+}
+
+/// The lineage of the journals of a job's epochs: the same for every server of the job.
+fn served_lineage(app_id: &AppId) -> Lineage {
+    Lineage::from_bytes(Fingerprint::of([b"served".as_slice(), app_id.as_str().as_bytes()]).to_bytes())
 }
 
 /// Returns a random number for a batch that is in no checkpoint; no job has enough batches to reach it.

@@ -5,17 +5,75 @@ use std::sync::Arc;
 use arrow::array::{
     Array, ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray, new_null_array,
 };
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, FieldRef, Fields, SchemaRef};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
+use super::error::TargetError;
 use super::history;
-use super::target::{APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
-use crate::ident::RunId;
+use super::target::{self, APP_ID, BATCH_ID, ERROR_COUNT, RUN_ID, SOURCE_FILE, SOURCE_ROW};
+use crate::config::Job;
+use crate::ident::{AppId, RunId};
 use crate::rows::Chunk;
 use crate::rows::OutputColumns;
 use crate::rows::{FilledBatch, RowResult};
+
+/// The columns that a job adds to rows which go to another program and not to a table: those of each step, then the
+/// metadata column.
+#[derive(Debug)]
+pub(crate) struct ServedColumns {
+    schema: SchemaRef,
+    metadata: Option<String>,
+    outputs: Vec<OutputColumns>,
+    app_id: AppId,
+    run: RunId,
+}
+
+impl ServedColumns {
+    /// Returns the columns of a job whose rows have these columns, for outcomes of the run `run`.
+    ///
+    /// # Errors
+    /// When the rows have a column of the same name, or a table could not hold them.
+    pub(crate) fn new(job: &Job, rows: &Schema, run: RunId) -> Result<Self, TargetError> {
+        let outputs = OutputColumns::of_all(&job.steps);
+        let metadata = job.target.metadata_column.clone();
+        let own = target::check_columns(job, rows)?;
+        let is_added = |field: &FieldRef| {
+            let name = field.name();
+            metadata.as_ref() == Some(name) || outputs.iter().any(|output| output.has(name))
+        };
+        let added: Vec<FieldRef> = own.fields().iter().filter(|field| is_added(field)).cloned().collect();
+        let schema = Arc::new(Schema::new(added));
+        Ok(ServedColumns { schema, metadata, outputs, app_id: job.app_id.clone(), run })
+    }
+
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Builds the columns from the outcomes of a batch.
+    ///
+    /// # Errors
+    /// When an answer does not fit its column or cannot be read back.
+    pub(crate) fn of(&self, batch: &FilledBatch) -> Result<RecordBatch, ArrowError> {
+        let error_counts = batch.error_counts();
+        let columns = BatchColumns {
+            schema: &self.schema,
+            metadata: self.metadata.as_deref(),
+            outputs: &self.outputs,
+            app_id: self.app_id.as_str(),
+            run: self.run,
+        };
+        let mut first = 0;
+        let rows = batch.chunks.iter().map(|chunk| {
+            let rows = columns.rows(batch, chunk, first, &error_counts);
+            first += chunk.rows.num_rows();
+            rows
+        });
+        concat_batches(&self.schema, &rows.collect::<Result<Vec<_>, _>>()?)
+    }
+}
 
 /// The table and job for which the columns of a batch are built.
 pub(super) struct BatchColumns<'a> {

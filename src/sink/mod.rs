@@ -19,6 +19,7 @@ mod reload;
 mod retry_commit;
 mod target;
 
+pub(crate) use columns::ServedColumns;
 pub use commit::{Committed, ForeignRows, Sink};
 pub use constraints::Constraints;
 pub use error::TargetError;

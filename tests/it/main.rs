@@ -57,6 +57,7 @@ mod requests;
 mod resume;
 mod retry;
 mod routes;
+mod serve;
 mod sharing;
 mod sizes;
 mod soak;

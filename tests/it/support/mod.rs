@@ -14,6 +14,7 @@ pub mod packages;
 mod process;
 mod program;
 mod said;
+pub mod served;
 mod setup;
 mod simulator;
 mod source;

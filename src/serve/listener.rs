@@ -1,0 +1,171 @@
+//! The listener: TCP, with TLS if a certificate is given.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::serve::Listener;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::aws_lc_rs;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::server::TlsStream;
+
+/// Maximum time for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Most handshakes at once.
+const MOST_HANDSHAKES: usize = 256;
+
+/// A certificate or key that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// A file cannot be read as PEM.
+    #[error("{path}: {source}; a PEM file is expected", path = path.display())]
+    Pem {
+        /// The file.
+        path: PathBuf,
+        /// Why it cannot be read.
+        source: rustls::pki_types::pem::Error,
+    },
+    /// The certificate and the key do not fit each other, or cannot be used.
+    #[error("the certificate {path} cannot be used with its key: {source}", path = path.display())]
+    Unusable {
+        /// The file of the certificate.
+        path: PathBuf,
+        /// Why it cannot be used.
+        source: rustls::Error,
+    },
+}
+
+/// Returns the TLS of a server with the certificates (its own first) and the key in two PEM files.
+///
+/// # Errors
+/// When a file cannot be read or used.
+pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let pem = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TlsError::Pem { path, source }
+    };
+    let certificates = CertificateDer::pem_file_iter(certificate).map_err(pem(certificate))?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(pem(certificate))?;
+    let key = PrivateKeyDer::from_pem_file(key).map_err(pem(key))?;
+    let unusable = |source| TlsError::Unusable { path: certificate.to_owned(), source };
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
+    let mut config = config.with_no_client_auth().with_single_cert(certificates, key).map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A listener of the interface.
+pub struct ServedListener {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+}
+
+impl ServedListener {
+    /// Binds an address.
+    ///
+    /// # Errors
+    /// When it cannot be bound.
+    pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        Ok(ServedListener { listener, tls, handshakes: JoinSet::new() })
+    }
+
+    /// URL of the interface.
+    ///
+    /// # Errors
+    /// When the operating system does not tell the address.
+    pub fn url(&self) -> io::Result<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{}", self.listener.local_addr()?))
+    }
+}
+
+impl Listener for ServedListener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        loop {
+            tokio::select! {
+                (stream, address) = Listener::accept(&mut self.listener), if self.handshakes.len() < MOST_HANDSHAKES => {
+                    // Outcomes are not to wait for more bytes.
+                    let _ = stream.set_nodelay(true);
+                    let Some(tls) = self.tls.clone() else {
+                        return (Connection::Plain(stream), address);
+                    };
+                    self.handshakes.spawn(async move {
+                        let stream = timeout(HANDSHAKE, tls.accept(stream)).await.ok()?.ok()?;
+                        Some((stream, address))
+                    });
+                }
+                Some(done) = self.handshakes.join_next() => {
+                    if let Ok(Some((stream, address))) = done {
+                        return (Connection::Tls(Box::new(stream)), address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+/// A connection of a client.
+pub enum Connection {
+    /// Without TLS.
+    Plain(TcpStream),
+    /// With TLS.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Connection::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Connection::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Connection::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Connection::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Connection::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Connection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
