@@ -138,6 +138,10 @@ impl Ledger {
             CommitOrder::AsPlanned => 1,
             CommitOrder::AsFilled => self.batches.len(),
         };
+        // One commit goes on at a time.
+        if self.batches.values().any(|batch| batch.phase == Phase::Committing) {
+            return None;
+        }
         self.batches.iter().take(candidates).find(|(_, batch)| batch.is_full()).map(|(&id, _)| id)
     }
 

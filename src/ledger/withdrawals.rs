@@ -71,9 +71,7 @@ impl World {
                 }
             }
         }
-        if self.random.bool()
-            && let Some(id) = self.committing.take()
-        {
+        if let Some(id) = self.committing.take_if(|_| self.random.bool()) {
             self.ledger.committed(id);
             self.ledger.forgotten(id);
         }
@@ -87,7 +85,7 @@ impl World {
             }
             Some(LedgerTask::Commit(id)) => {
                 assert!(self.open.remove(&id) && self.committed.insert(id), "{id} is committed once");
-                assert_eq!(self.committing.replace(id), None, "one at a time has the target");
+                assert!(self.committing.replace(id).is_none(), "one commit goes on at a time");
             }
             Some(other) => panic!("{other:?}: nothing is to be read"),
             None => {}
