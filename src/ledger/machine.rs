@@ -129,11 +129,8 @@ impl Ledger {
         self
     }
 
-    /// The batch that is to be committed next. One task at a time has the target.
+    /// The batch that is to be committed next.
     fn next_full(&self) -> Option<BatchId> {
-        if self.batches.values().any(|batch| batch.phase == Phase::Committing) {
-            return None;
-        }
         let candidates = match self.order {
             CommitOrder::AsPlanned => 1,
             CommitOrder::AsFilled => self.batches.len(),
