@@ -201,9 +201,6 @@ class Enrich:
         schema = to_arrow_schema(df.schema, **zone)
         status, content = self.client.call(self.client.urls[0], "POST", "/v1/schema", stream_of(schema))
         added = from_arrow_schema(pa.ipc.open_stream(content).schema, prefer_timestamp_ntz=True).fields
-        names = [field.name.lower() for field in own + added]
-        if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"these columns would be there twice: {', '.join(sorted(twice))}")
         if __name__ in sys.modules:  # Executors do not have this file; where it came from a driver, it goes by value anyway.
             cloudpickle.register_pickle_by_value(sys.modules[__name__])
         client_arguments = self.client_arguments
