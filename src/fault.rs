@@ -141,6 +141,24 @@ impl Class {
         }
     }
 
+    /// As [`Class::advice_for_run`], about a provider that is asked through its Batch API.
+    #[must_use]
+    pub fn advice_for_batches(self) -> &'static str {
+        match self {
+            Class::NotFound => {
+                "check base_url, and whether the provider has a Batch API of this shape: without one, take its section batch out"
+            }
+            Class::TooLarge => "lower max_bytes of its section batch",
+            Class::UnknownModel => {
+                "check the model's name in the job file, and whether the provider takes it in batches"
+            }
+            Class::BadRequest => {
+                "mend what the provider refuses: the model, which may not go in batches, the step's keys or the prompt"
+            }
+            other => other.advice_for_run(),
+        }
+    }
+
     /// Returns what a person can do about rows that failed with this class.
     #[must_use]
     pub fn advice_for_rows(self) -> &'static str {

@@ -137,7 +137,7 @@ pub struct Submission {
     /// Id of its file at the provider.
     #[serde(default)]
     pub file: Option<String>,
-    /// When its file was uploaded.
+    /// When its file was uploaded; `None` if it is not at the provider.
     #[serde(default)]
     pub uploaded_at: Option<DateTime<Utc>>,
     /// Ids of its batches at the provider: more than one only if the answer to a creation was lost.
@@ -146,6 +146,9 @@ pub struct Submission {
     /// Number of times that its batch was looked for since its creation, with an answer.
     #[serde(default)]
     pub looks: u32,
+    /// Number of times that its batch was made again after a lost answer: each may have left a batch that no list showed.
+    #[serde(default)]
+    pub made_again: u32,
     /// What it cost, once its answers are collected.
     #[serde(default)]
     pub took: Option<Spend>,
@@ -266,6 +269,12 @@ impl Submission {
         self.batches.keys().chain(&self.follower_batches).copied().collect()
     }
 
+    /// Whether the provider may have a batch of it that is not known.
+    #[must_use]
+    pub fn may_have_unknown_batch(&self) -> bool {
+        self.made_again > 0 && self.remote.len() <= self.made_again as usize
+    }
+
     /// What counts as spent for it: what it cost, or may cost at most while that is not known.
     #[must_use]
     pub fn counts_as(&self) -> Spend {
@@ -351,26 +360,32 @@ impl Submissions {
     }
 
     /// Removes submissions to a provider whose answers are collected or that were given up, and whose batches
-    /// `is_committed`; what they cost stays counted. Returns them.
+    /// `is_committed`; what they cost stays counted. One of which the provider may have another batch stays while it is not
+    /// older than `since`. Returns those whose files are needed no longer.
     pub fn close(
         &mut self,
         provider: &str,
+        since: DateTime<Utc>,
         is_committed: impl Fn(Lineage, BatchId) -> bool,
     ) -> Vec<Submission> {
-        let is_done = |submission: &mut Submission| {
+        let is_done = |submission: &Submission| {
             let lineage = submission.lineage;
             submission.provider == provider
                 && !submission.state.is_open()
                 && !submission.without_rows
                 && submission.all_batches().iter().all(|batch| is_committed(lineage, *batch))
         };
-        let done: Vec<Submission> = self.open.extract_if(.., is_done).collect();
+        let stays =
+            |submission: &Submission| submission.may_have_unknown_batch() && submission.since >= since;
+        let done: Vec<Submission> = self.open.extract_if(.., |own| is_done(own) && !stays(own)).collect();
         for submission in &done {
             self.closed.submissions = self.closed.submissions.max(submission.number);
             self.closed.lines += submission.lines;
             self.closed.took = self.closed.took + submission.counts_as();
         }
-        done
+        let staying = self.open.iter_mut().filter(|own| is_done(own) && own.uploaded_at.is_some());
+        let staying = staying.map(|own| Submission { uploaded_at: own.uploaded_at.take(), ..own.clone() });
+        staying.chain(done).collect()
     }
 }
 

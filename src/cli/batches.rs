@@ -18,6 +18,7 @@ use crate::ident::Money;
 use crate::inspect::{
     CancellationResult, RemoteReport, Status, SubmissionChoice, SubmissionReport, SubmissionsReport,
 };
+use crate::run::Scope;
 use crate::simulator::Simulator;
 use crate::wording::{brief, counted};
 
@@ -25,12 +26,15 @@ use crate::wording::{brief, counted};
 pub(super) struct BatchesArguments {
     #[command(flatten)]
     job: JobArguments,
-    /// Ask the provider to cancel a submission, by its number, or all; the next run collects what was answered and
+    /// The submissions of enrich retry, in place of those of enrich run
+    #[arg(long)]
+    retry: bool,
+    /// Ask the provider to cancel a submission, by its number, or all; the next run or retry collects what was answered and
     /// sends the other rows again
     #[arg(long, value_name = "N|all", value_parser = choice, conflicts_with = "give_up")]
     cancel: Option<SubmissionChoice>,
-    /// Give a submission up, by its number: what it may cost counts as spent, and the next run sends its rows again;
-    /// asks for confirmation
+    /// Give a submission up, by its number: what it may cost counts as spent, and the next run or retry sends its rows
+    /// again; asks for confirmation
     #[arg(long, value_name = "N")]
     give_up: Option<u64>,
     /// Answer yes to the confirmation question
@@ -58,30 +62,49 @@ pub(super) async fn batches(arguments: BatchesArguments) -> anyhow::Result<Exit>
     let keys = if arguments.cancel.is_some() { Keys::Read } else { Keys::Unneeded };
     let job = arguments.job.load(keys)?;
     let typed = arguments.job.typed();
+    let scope = if arguments.retry { Scope::Retry } else { Scope::Run };
     let exit = match (arguments.cancel, arguments.give_up) {
-        (Some(choice), _) => cancel(&job, choice, &typed).await?,
-        (None, Some(number)) => give_up(&job, number, arguments.yes, &typed).await?,
+        (Some(choice), _) => cancel(&job, scope, choice, &typed).await?,
+        (None, Some(number)) => give_up(&job, scope, number, arguments.yes, &typed).await?,
         (None, None) => Exit::Done,
     };
     let has_acted = arguments.cancel.is_some() || arguments.give_up.is_some();
     match arguments.format {
         BatchesFormat::Json => {
-            let report = crate::inspect::submissions(&job).await?;
+            let report = crate::inspect::submissions(&job, scope).await?;
             output::data(serde_json::to_string(&report)?)?;
         }
         BatchesFormat::Text if has_acted => {}
-        BatchesFormat::Text => list(&crate::inspect::submissions(&job).await?)?,
+        BatchesFormat::Text => {
+            list(&crate::inspect::submissions(&job, scope).await?)?;
+            if scope == Scope::Run {
+                let retries = crate::inspect::submissions(&job, Scope::Retry).await?.submissions.len() as u64;
+                if retries > 0 {
+                    let those = counted(retries, "submission");
+                    output::data(format!("of retries: {those}, listed by enrich batches {typed} --retry"))?;
+                }
+            }
+        }
     }
     Ok(exit)
 }
 
-async fn cancel(job: &Job, choice: SubmissionChoice, typed: &str) -> anyhow::Result<Exit> {
+/// The command that goes on with submissions.
+fn command_of(scope: Scope) -> &'static str {
+    match scope {
+        Scope::Run | Scope::Server => "run",
+        Scope::Retry => "retry",
+    }
+}
+
+async fn cancel(job: &Job, scope: Scope, choice: SubmissionChoice, typed: &str) -> anyhow::Result<Exit> {
+    let command = command_of(scope);
     let simulator = match job.simulator.clone() {
         Some(spec) if job.simulated => Some(Simulator::start(spec, 0).await?),
         _ => None,
     };
     let url = simulator.as_ref().map(Simulator::url);
-    let results = crate::inspect::cancel_submissions(job, choice, url).await?;
+    let results = crate::inspect::cancel_submissions(job, scope, choice, url).await?;
     let console = Console::default();
     if results.is_empty() {
         console.talk("nothing to cancel: no submission is under way");
@@ -91,21 +114,21 @@ async fn cancel(job: &Job, choice: SubmissionChoice, typed: &str) -> anyhow::Res
         let problem = match result {
             CancellationResult::Requested => {
                 console.talk(format!(
-                    "submission {number}: {provider} was asked to cancel it; enrich run {typed} collects what was \
+                    "submission {number}: {provider} was asked to cancel it; enrich {command} {typed} collects what was \
                      answered and sends the other rows again"
                 ));
                 continue;
             }
             CancellationResult::Dropped => {
                 console.talk(format!(
-                    "submission {number} was not at {provider} yet and is dropped; enrich run {typed} sends its rows \
+                    "submission {number} was not at {provider} yet and is dropped; enrich {command} {typed} sends its rows \
                      again"
                 ));
                 continue;
             }
             CancellationResult::Unclear => (
                 format!("submission {number}: it is not known whether {provider} has a batch of it"),
-                format!("enrich run {typed} looks for it; it can be cancelled then"),
+                format!("enrich {command} {typed} looks for it; it can be cancelled then"),
             ),
             CancellationResult::Ended => {
                 // The batches of one that is at the provider have ended.
@@ -113,14 +136,15 @@ async fn cancel(job: &Job, choice: SubmissionChoice, typed: &str) -> anyhow::Res
                 let state = if is_there { SubmissionState::Ended } else { *state };
                 (
                     format!("submission {number} cannot be cancelled: it is {}", words_of(state)),
-                    format!("enrich run {typed} goes on"),
+                    format!("enrich {command} {typed} goes on"),
                 )
             }
             CancellationResult::Failed(failure) => (
                 format!("submission {number}: provider {provider}: {failure}"),
                 format!(
-                    "try again; should the provider have lost it, enrich batches {typed} --give-up {number} has its \
-                     rows sent again"
+                    "try again; should the provider have lost it, enrich batches {typed}{} --give-up {number} has \
+                     its rows sent again",
+                    if scope == Scope::Retry { " --retry" } else { "" }
                 ),
             ),
         };
@@ -133,8 +157,14 @@ async fn cancel(job: &Job, choice: SubmissionChoice, typed: &str) -> anyhow::Res
     Ok(exit)
 }
 
-async fn give_up(job: &Job, number: u64, is_confirmed: bool, typed: &str) -> anyhow::Result<Exit> {
-    let submission = crate::inspect::submission_to_give_up(job, number).await?;
+async fn give_up(
+    job: &Job,
+    scope: Scope,
+    number: u64,
+    is_confirmed: bool,
+    typed: &str,
+) -> anyhow::Result<Exit> {
+    let submission = crate::inspect::submission_to_give_up(job, scope, number).await?;
     let (rows, provider) = (counted(submission.rows, "row"), &submission.provider);
     let cost = submission.max_cost_usd.map(dollars);
     if !is_confirmed {
@@ -147,10 +177,11 @@ async fn give_up(job: &Job, number: u64, is_confirmed: bool, typed: &str) -> any
             &format!("--give-up {number} has {rows} sent again, which may be paid for twice"),
         )?;
     }
-    crate::inspect::give_up_submission(job, number).await?;
+    crate::inspect::give_up_submission(job, scope, number).await?;
     let spent = cost.map_or_else(String::new, |cost| format!("{cost} counts as spent, and "));
+    let command = command_of(scope);
     output::talk(format!(
-        "submission {number} is given up: {spent}enrich run {typed} sends its {rows} again"
+        "submission {number} is given up: {spent}enrich {command} {typed} sends its {rows} again"
     ));
     Ok(Exit::Done)
 }

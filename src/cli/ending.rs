@@ -88,7 +88,7 @@ impl EndDetails<'_> {
             }
             End::Complete => self.good("done", None),
             End::Waiting => {
-                let mut words = self.good("waiting for batches", Some(&again));
+                let mut words = self.good("waiting for batches", None);
                 let written = HumanCount(self.totals.committed_rows);
                 words.lines.insert(
                     0,
@@ -150,10 +150,18 @@ impl EndDetails<'_> {
                 format!("the templates fail for each of the first rows: {}", failure.detail),
                 "mend the template".into(),
             ),
-            End::Provider { provider, failure } => self.bad(
-                format!("provider {provider} stopped the run: {failure}"),
-                format!("{}; then: {again}", failure.class.advice_for_run()),
-            ),
+            End::Provider { provider, failure } => {
+                let mut asked_by_batch = self.job.providers.iter().filter(|own| own.batch.is_some());
+                let advice = if asked_by_batch.any(|own| own.name == *provider) {
+                    failure.class.advice_for_batches()
+                } else {
+                    failure.class.advice_for_run()
+                };
+                self.bad(
+                    format!("provider {provider} stopped the run: {failure}"),
+                    format!("{advice}; then: {again}"),
+                )
+            }
         }
     }
 

@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 use self::output::Console;
 use crate::config::ConfigError;
 use crate::run::{EndKind, ErrorKind, RunError};
+use crate::serve::TlsError;
 
 /// Runs a language model over every row of a Delta or Parquet table and writes the answers to a Delta
 /// table, exactly once.
@@ -182,7 +183,8 @@ fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if error.is::<tokio::task::JoinError>() {
         report_panics(console);
     }
-    if error.is::<ConfigError>() || error.is::<exit::Misuse>() { Exit::Usage } else { Exit::Internal }
+    let is_usage = error.is::<ConfigError>() || error.is::<exit::Misuse>() || error.is::<TlsError>();
+    if is_usage { Exit::Usage } else { Exit::Internal }
 }
 
 /// Returns the message of an error followed by its causes, except those that the message already contains.

@@ -31,10 +31,9 @@ pub(super) struct RawJob {
     /// most 1. 1 allows every row to fail. Default: 0.5.
     #[schemars(range(min = 0, max = 1))]
     pub(super) max_error_rate: Option<f64>,
-    /// The table or files to read. Only `enrich serve`, to which other programs post rows, takes a job without it.
-    /// Required.
+    /// The table or files to read. Default: none, which only `enrich serve` takes, to which other programs post rows.
     pub(super) source: Option<RawSource>,
-    /// The table to write. Only `enrich serve` takes a job without it, if `checkpoint.path` is set. Required.
+    /// The table to write. Default: none, which only `enrich serve` takes, if `checkpoint.path` is set.
     pub(super) target: Option<RawTarget>,
     /// Location of the run's plan and position. Default: in the target.
     #[serde(default)]

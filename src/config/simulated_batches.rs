@@ -36,6 +36,10 @@ pub struct BatchesSpec {
     /// Default: any number.
     #[schemars(range(min = 1))]
     pub enqueued_tokens: Option<u64>,
+    /// Whether the creation of a batch beyond `enqueued_tokens` is refused, as in some of Azure's regions. Default: false;
+    /// the batch is made and fails.
+    #[serde(default)]
+    pub refuses_enqueued: bool,
     /// Order of the answers. Default: `shuffled`.
     #[serde(default)]
     pub order: AnswerOrder,

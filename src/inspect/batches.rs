@@ -1,4 +1,5 @@
-//! The submissions of a job to Batch APIs: listed without changing anything, cancelled, and given up.
+//! The submissions of a job to Batch APIs: listed without changing anything, cancelled, and given up. Those of runs and
+//! those of retries are in lists of their own.
 //!
 //! What is changed is changed in the list of submissions alone, while the job is held; the next run acts on it.
 
@@ -13,8 +14,7 @@ use crate::clock;
 use crate::config::Job;
 use crate::fault::Failure;
 use crate::ident::{AppId, Money, RunId, SubmissionId};
-use crate::run::home;
-use crate::run::{RunError, Scope, Session};
+use crate::run::{RETRY_FOLDER, RunError, Scope, Session, home};
 use crate::store::Folder;
 use crate::transport::BatchApi;
 
@@ -157,15 +157,24 @@ impl RemoteReport {
     }
 }
 
-/// Returns the submissions of a job.
+/// Returns the submissions of a job's runs, or of its retries.
 ///
 /// # Errors
 /// When their list cannot be read.
-pub async fn submissions(job: &Job) -> Result<SubmissionsReport, RunError> {
-    submissions_in(job, &home(job).await?).await
+pub async fn submissions(job: &Job, scope: Scope) -> Result<SubmissionsReport, RunError> {
+    submissions_in(job, &folder(job, scope).await?).await
 }
 
-/// As [`submissions`], with the list in the folder of the job's checkpoint.
+/// Returns the folder of a list.
+async fn folder(job: &Job, scope: Scope) -> Result<Folder, RunError> {
+    let home = home(job).await?;
+    Ok(match scope {
+        Scope::Run | Scope::Server => home,
+        Scope::Retry => home.join(RETRY_FOLDER),
+    })
+}
+
+/// As [`submissions`], with the folder of the list.
 pub(super) async fn submissions_in(job: &Job, home: &Folder) -> Result<SubmissionsReport, RunError> {
     let list = load(job, &SubmissionsFile::in_folder(home)).await?;
     let closed = list.closed;
@@ -197,15 +206,16 @@ async fn load(job: &Job, file: &SubmissionsFile) -> Result<Submissions, RunError
 /// written.
 pub async fn cancel_submissions(
     job: &Job,
+    scope: Scope,
     choice: SubmissionChoice,
     simulator: Option<&Url>,
 ) -> Result<Vec<(SubmissionReport, CancellationResult)>, RunError> {
-    let file = SubmissionsFile::in_folder(&home(job).await?);
+    let file = SubmissionsFile::in_folder(&folder(job, scope).await?);
     // A job without submissions is left as it is, without a lock file.
     if chosen(&load(job, &file).await?, choice)?.is_empty() {
         return Ok(Vec::new());
     }
-    let session = Session::lock(job, Scope::Run, RunId::random()).await?;
+    let session = Session::lock(job, scope, RunId::random()).await?;
     let cancelled = cancel_held(job, &file, choice, simulator).await;
     session.release().await;
     cancelled
@@ -310,7 +320,7 @@ fn numbered(list: &Submissions, number: u64) -> Result<&Submission, RunError> {
         };
         RunError::Mismatch {
             what: format!("there is no submission {number}: {those}"),
-            hint: "enrich batches JOB lists them",
+            hint: "enrich batches JOB lists those of runs, and with --retry those of retries",
         }
     })
 }
@@ -320,27 +330,31 @@ fn numbered(list: &Submissions, number: u64) -> Result<&Submission, RunError> {
 /// # Errors
 /// When there is none with this number, when giving it up would change nothing or is not needed, and when the list
 /// cannot be read.
-pub async fn submission_to_give_up(job: &Job, number: u64) -> Result<SubmissionReport, RunError> {
-    let list = load(job, &SubmissionsFile::in_folder(&home(job).await?)).await?;
-    Ok(SubmissionReport::of(to_give_up(&list, number)?))
+pub async fn submission_to_give_up(
+    job: &Job,
+    scope: Scope,
+    number: u64,
+) -> Result<SubmissionReport, RunError> {
+    let list = load(job, &SubmissionsFile::in_folder(&folder(job, scope).await?)).await?;
+    Ok(SubmissionReport::of(to_give_up(&list, scope, number)?))
 }
 
 /// Gives a submission up: what it may cost counts as spent, and the next run sends its rows again.
 ///
 /// # Errors
 /// As [`submission_to_give_up`], when another run holds the job, and when the list cannot be written.
-pub async fn give_up_submission(job: &Job, number: u64) -> Result<SubmissionReport, RunError> {
-    submission_to_give_up(job, number).await?;
-    let session = Session::lock(job, Scope::Run, RunId::random()).await?;
-    let given_up = give_up_held(job, number).await;
+pub async fn give_up_submission(job: &Job, scope: Scope, number: u64) -> Result<SubmissionReport, RunError> {
+    submission_to_give_up(job, scope, number).await?;
+    let session = Session::lock(job, scope, RunId::random()).await?;
+    let given_up = give_up_held(job, scope, number).await;
     session.release().await;
     given_up
 }
 
-async fn give_up_held(job: &Job, number: u64) -> Result<SubmissionReport, RunError> {
-    let file = SubmissionsFile::in_folder(&home(job).await?);
+async fn give_up_held(job: &Job, scope: Scope, number: u64) -> Result<SubmissionReport, RunError> {
+    let file = SubmissionsFile::in_folder(&folder(job, scope).await?);
     let mut list = load(job, &file).await?;
-    let mut given_up = to_give_up(&list, number)?.clone();
+    let mut given_up = to_give_up(&list, scope, number)?.clone();
     (given_up.state, given_up.since) = (SubmissionState::GivenUp, clock::wall());
     let report = SubmissionReport::of(&given_up);
     if let Some(submission) = list.get_mut(given_up.id) {
@@ -350,20 +364,20 @@ async fn give_up_held(job: &Job, number: u64) -> Result<SubmissionReport, RunErr
     Ok(report)
 }
 
-fn to_give_up(list: &Submissions, number: u64) -> Result<&Submission, RunError> {
+fn to_give_up(list: &Submissions, scope: Scope, number: u64) -> Result<&Submission, RunError> {
     let submission = numbered(list, number)?;
+    let next = match scope {
+        Scope::Run | Scope::Server => "enrich run JOB goes on with its rows",
+        Scope::Retry => "enrich retry JOB goes on with its rows",
+    };
     let (how, hint) = match submission.state {
         SubmissionState::Sealed | SubmissionState::Uploaded => (
             "is not at the provider yet and costs nothing",
-            "drop it: enrich batches JOB --cancel with its number",
+            "drop it: --cancel with its number, in place of --give-up",
         ),
-        SubmissionState::Collected => {
-            ("is collected: its answers are used", "enrich run JOB goes on with them")
-        }
-        SubmissionState::GivenUp => ("was given up already", "enrich run JOB sends its rows again"),
-        SubmissionState::Dropped => {
-            ("was dropped before a provider had it", "enrich run JOB sends its rows again")
-        }
+        SubmissionState::Collected => ("is collected: its answers are used", next),
+        SubmissionState::GivenUp => ("was given up already", next),
+        SubmissionState::Dropped => ("was dropped before a provider had it", next),
         SubmissionState::Creating
         | SubmissionState::Unclear
         | SubmissionState::Created

@@ -14,7 +14,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, CheckpointFile, MachineId, PlannedBatch, Position, Retrying, SubmissionsFile,
 };
 use crate::clock;
-use crate::config::{CacheSpec, Job, Params, Shape, StepSpec};
+use crate::config::{CacheSpec, Job, Params, Provider, Shape, StepSpec};
 use crate::decode;
 use crate::dispatch::harmless_question;
 use crate::event::Voice;
@@ -32,7 +32,7 @@ use crate::sink::Sink;
 use crate::source::{Lag, Source};
 use crate::store::Folder;
 use crate::table::is_delta_table;
-use crate::transport::Endpoint;
+use crate::transport::{BatchApi, Endpoint};
 use crate::wording::counted;
 
 /// Longest time that a provider has for the answer to a live check.
@@ -240,6 +240,10 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             let failed = |failure| RunError::Provider { provider: provider.name.clone(), failure };
             note(&format!("{about}, schemas"), taken.map_err(failed));
         }
+        let base = provider.endpoint.as_ref().or(simulator);
+        if let Some(base) = base.filter(|_| live && provider.batch.is_some()) {
+            note(&format!("{about}, batches"), ask_for_batches(provider, base).await);
+        }
     }
     findings
 }
@@ -291,6 +295,13 @@ async fn ask(endpoint: &Endpoint, embeds: bool) -> Result<String, Failure> {
     let used =
         facts.tokens.map_or_else(String::new, |tokens| format!(", {}", counted(tokens.total(), "token")));
     Ok(format!("{model} at {} answered in {} ms{used}", address(endpoint, embeds), took.as_millis()))
+}
+
+/// Requests the list of batches from a provider's Batch API, which costs nothing.
+async fn ask_for_batches(provider: &Provider, base: &Url) -> Result<String, RunError> {
+    let listed = BatchApi::new(provider, base)?.list(None).await;
+    let page = listed.map_err(|failure| RunError::Provider { provider: provider.name.clone(), failure })?;
+    Ok(format!("its Batch API answered, with {} in its list", counted(page.items.len() as u64, "batch")))
 }
 
 /// Requests an object from a provider, and reports the form in which it takes a schema.

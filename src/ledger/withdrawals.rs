@@ -9,7 +9,7 @@ use crate::ident::{BatchId, Cell, StepId};
 
 const STEPS: usize = 2;
 
-struct World {
+struct PostingWorld {
     random: fastrand::Rng,
     ledger: Ledger,
     window: Window,
@@ -24,13 +24,13 @@ struct World {
     dropped: BTreeSet<BatchId>,
 }
 
-impl World {
+impl PostingWorld {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let window =
             Window { max_rows: random.u64(10..60), max_bytes: 10_000, batch_rows: 10, batch_bytes: 100 };
         let ledger = Ledger::new(window, STEPS, BatchId::FIRST, [], &BTreeSet::new());
-        World {
+        PostingWorld {
             posted: (0..random.usize(1..30)).map(|_| random.u32(1..=10)).collect(),
             ledger: ledger.with_order(CommitOrder::AsFilled),
             window,
@@ -127,7 +127,7 @@ proptest! {
 
     #[test]
     fn every_batch_is_committed_or_dropped_and_none_holds_up_another(seed in any::<u64>()) {
-        let mut world = World::new(seed);
+        let mut world = PostingWorld::new(seed);
         let posted = world.posted.len();
         let mut steps = 0;
         while world.step() {

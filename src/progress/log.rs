@@ -124,7 +124,7 @@ fn at_most(worst: Option<Money>) -> String {
 fn collected(rows: u64, remote: &str, lines: &LineOutcomes) -> String {
     let mut text = format!("{} of {} of {remote}", HumanCount(lines.answered), counted(rows, "row"));
     let others = [
-        (lines.unanswered, "not answered"),
+        (lines.unanswered, "not answered (they go again)"),
         (lines.refused, "refused"),
         (lines.foreign, "for rows that were not in it"),
         (lines.repeated, "more than once"),
@@ -134,9 +134,6 @@ fn collected(rows: u64, remote: &str, lines: &LineOutcomes) -> String {
     let others: Vec<String> = others.map(|(count, what)| format!("{} {what}", HumanCount(count))).collect();
     if !others.is_empty() {
         text.push_str(&format!(": {}", others.join(", ")));
-    }
-    if lines.unanswered > 0 {
-        text.push_str(&format!("; {} go again", HumanCount(lines.unanswered)));
     }
     text
 }
@@ -150,7 +147,7 @@ mod tests {
         let lines = LineOutcomes { answered: 49_981, refused: 5, unanswered: 14, ..LineOutcomes::default() };
         assert_eq!(
             collected(50_000, "batch_68e", &lines),
-            "49,981 of 50,000 rows of batch_68e: 14 not answered, 5 refused; 14 go again"
+            "49,981 of 50,000 rows of batch_68e: 14 not answered (they go again), 5 refused"
         );
         let lines = LineOutcomes { answered: 1, ..LineOutcomes::default() };
         assert_eq!(collected(1, "batch_68e", &lines), "1 of 1 row of batch_68e");

@@ -40,5 +40,6 @@ pub use retry::retry;
 pub(crate) use run_budget::RunBudget;
 pub use run_budget::Spent;
 pub(crate) use running::Running;
-pub(crate) use session::{COPIES, Scope, Session};
+pub use session::Scope;
+pub(crate) use session::{COPIES, Session};
 pub(crate) use writable::{check_appendable, check_writable};

@@ -52,7 +52,7 @@ const FIRST_OUTSIDE: u64 = 1 << 62;
 
 /// What a session is for, which decides about the folders that it uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Scope {
+pub enum Scope {
     /// A run, or a pilot of one.
     Run,
     /// A retry of failed rows.

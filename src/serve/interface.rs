@@ -42,7 +42,7 @@ pub struct HttpSettings {
     pub status_of: StatusOf,
 }
 
-struct Interface {
+struct HttpInterface {
     service: Arc<Service>,
     token: Option<Fingerprint>,
     status_of: StatusOf,
@@ -61,7 +61,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let permits = permits(service.job().window.max_bytes);
-    let interface = Arc::new(Interface {
+    let interface = Arc::new(HttpInterface {
         service,
         token: settings.token.map(|token| Fingerprint::of([token.as_bytes()])),
         status_of: settings.status_of,
@@ -86,7 +86,7 @@ fn permits(bytes: u64) -> u32 {
 }
 
 /// Lets those pass who have the token.
-async fn authorize(State(interface): State<Arc<Interface>>, request: Request, next: Next) -> Response {
+async fn authorize(State(interface): State<Arc<HttpInterface>>, request: Request, next: Next) -> Response {
     if let Some(token) = interface.token {
         let given = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let given = given.and_then(|value| value.strip_prefix("Bearer "));
@@ -103,7 +103,7 @@ async fn unknown() -> Response {
     reply::message(StatusCode::NOT_FOUND, "there is no such address; this is enrich serve")
 }
 
-async fn job(State(interface): State<Arc<Interface>>) -> Response {
+async fn job(State(interface): State<Arc<HttpInterface>>) -> Response {
     let job = interface.service.job();
     let steps: Vec<&str> = job.steps.iter().map(|step| step.output.as_str()).collect();
     let window = json!({ "max_rows": job.window.max_rows, "max_bytes": job.window.max_bytes });
@@ -118,18 +118,18 @@ async fn job(State(interface): State<Arc<Interface>>) -> Response {
     .into_response()
 }
 
-async fn status(State(interface): State<Arc<Interface>>) -> Response {
+async fn status(State(interface): State<Arc<HttpInterface>>) -> Response {
     Json(interface.service.state()).into_response()
 }
 
-async fn committed(State(interface): State<Arc<Interface>>, Path(epoch): Path<u64>) -> Response {
+async fn committed(State(interface): State<Arc<HttpInterface>>, Path(epoch): Path<u64>) -> Response {
     match interface.service.committed(epoch) {
         Ok(()) => StatusCode::NO_CONTENT.into_response(),
         Err(error) => reply::refused(&error, interface.status_of),
     }
 }
 
-async fn schema(State(interface): State<Arc<Interface>>, body: Body) -> Response {
+async fn schema(State(interface): State<Arc<HttpInterface>>, body: Body) -> Response {
     let body = match to_bytes(body, MAX_SCHEMA_BYTES).await {
         Ok(body) => body,
         Err(error) => return reply::message(StatusCode::BAD_REQUEST, error.to_string()),
@@ -164,29 +164,30 @@ impl Wanted {
     }
 }
 
-/// Checks the name of a batch.
-fn check_id(id: &str) -> Result<(), Response> {
-    match (16..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        true => Ok(()),
-        false => {
-            let text = "the ID of a batch is 16 to 64 hexadecimal digits, of a hash of its content";
-            Err(reply::message(StatusCode::BAD_REQUEST, text))
-        }
-    }
+/// Whether a text may be the name of a batch.
+fn is_id(id: &str) -> bool {
+    (16..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn no_id() -> Response {
+    let text = "the ID of a batch is 16 to 64 hexadecimal digits, of a hash of its content";
+    reply::message(StatusCode::BAD_REQUEST, text)
 }
 
 async fn put_batch(
-    State(interface): State<Arc<Interface>>,
+    State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
     Query(wanted): Query<Wanted>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
-    let received = match interface.receive(&id, &headers, body).await {
+    if !is_id(&id) {
+        return no_id();
+    }
+    let (bytes, permit) = match interface.receive(&headers, body).await {
         Ok(received) => received,
-        Err(response) => return response,
+        Err(refused) => return reply::refused(&refused, interface.status_of),
     };
-    let (bytes, permit) = received;
     let rows = match body::rows(bytes) {
         Ok(rows) => rows,
         Err(error) => return reply::message(StatusCode::BAD_REQUEST, error),
@@ -208,12 +209,12 @@ async fn put_batch(
 }
 
 async fn get_batch(
-    State(interface): State<Arc<Interface>>,
+    State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
     Query(wanted): Query<Wanted>,
 ) -> Response {
-    if let Err(response) = check_id(&id) {
-        return response;
+    if !is_id(&id) {
+        return no_id();
     }
     match interface.service.find(wanted.epoch, &id) {
         Ok(Some(posting)) => interface.answer(posting, wanted.wait()).await,
@@ -224,37 +225,28 @@ async fn get_batch(
     }
 }
 
-impl Interface {
+impl HttpInterface {
     /// Receives a body, for which there is to be room.
     async fn receive(
         &self,
-        id: &str,
         headers: &HeaderMap,
         body: Body,
-    ) -> Result<(Bytes, OwnedSemaphorePermit), Response> {
-        check_id(id)?;
+    ) -> Result<(Bytes, OwnedSemaphorePermit), ServiceError> {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let Some(length) = length else {
-            return Err(reply::message(StatusCode::LENGTH_REQUIRED, "the request needs a Content-Length"));
+            return Err(ServiceError::Rows("the request has no Content-Length".to_owned()));
         };
         let most = self.service.job().window.max_bytes;
         if length > most {
-            let text = format!(
+            return Err(ServiceError::TooLarge(format!(
                 "a body of {length} bytes is larger than window.max_bytes = {most}; post smaller batches"
-            );
-            return Err(reply::message(StatusCode::PAYLOAD_TOO_LARGE, text));
+            )));
         }
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(permits(length)) else {
-            return Err(reply::refused(&ServiceError::Full, self.status_of));
-        };
-        let most = usize::try_from(length).unwrap_or(usize::MAX);
-        match to_bytes(body, most).await {
-            Ok(bytes) => Ok((bytes, permit)),
-            Err(error) => Err(reply::message(
-                StatusCode::BAD_REQUEST,
-                format!("the body did not arrive whole: {error}"),
-            )),
-        }
+        let permit = Arc::clone(&self.room).try_acquire_many_owned(permits(length));
+        let permit = permit.map_err(|_| ServiceError::Full)?;
+        let bytes = to_bytes(body, usize::try_from(length).unwrap_or(usize::MAX)).await;
+        let cut = |error| ServiceError::Rows(format!("the body did not arrive whole: {error}"));
+        Ok((bytes.map_err(cut)?, permit))
     }
 
     /// Waits for outcomes.

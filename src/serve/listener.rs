@@ -95,17 +95,17 @@ impl ServedListener {
 }
 
 impl Listener for ServedListener {
-    type Io = Connection;
+    type Io = ServedConnection;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (Connection, SocketAddr) {
+    async fn accept(&mut self) -> (ServedConnection, SocketAddr) {
         loop {
             tokio::select! {
                 (stream, address) = Listener::accept(&mut self.listener), if self.handshakes.len() < MOST_HANDSHAKES => {
                     // Outcomes are not to wait for more bytes.
                     let _ = stream.set_nodelay(true);
                     let Some(tls) = self.tls.clone() else {
-                        return (Connection::Plain(stream), address);
+                        return (ServedConnection::Plain(stream), address);
                     };
                     self.handshakes.spawn(async move {
                         let stream = timeout(HANDSHAKE, tls.accept(stream)).await.ok()?.ok()?;
@@ -114,7 +114,7 @@ impl Listener for ServedListener {
                 }
                 Some(done) = self.handshakes.join_next() => {
                     if let Ok(Some((stream, address))) = done {
-                        return (Connection::Tls(Box::new(stream)), address);
+                        return (ServedConnection::Tls(Box::new(stream)), address);
                     }
                 }
             }
@@ -127,45 +127,45 @@ impl Listener for ServedListener {
 }
 
 /// A connection of a client.
-pub enum Connection {
+pub enum ServedConnection {
     /// Without TLS.
     Plain(TcpStream),
     /// With TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ServedConnection {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Connection::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Connection::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ServedConnection::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ServedConnection::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ServedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Connection::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Connection::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ServedConnection::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ServedConnection::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Connection::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Connection::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            ServedConnection::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            ServedConnection::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Connection::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Connection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            ServedConnection::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            ServedConnection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

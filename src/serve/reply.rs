@@ -39,7 +39,7 @@ pub(super) fn refused(error: &ServiceError, status_of: StatusOf) -> Response {
         ServiceError::Stopping => later(text, UNTIL_START),
         ServiceError::Journal(_) => message(StatusCode::INTERNAL_SERVER_ERROR, text),
         ServiceError::Ended(end) => {
-            (StatusCode::CONFLICT, Json(ended(end, text, status_of(end)))).into_response()
+            (StatusCode::CONFLICT, Json(ended(end, &text, status_of(end)))).into_response()
         }
     }
 }
@@ -52,7 +52,7 @@ pub(super) fn later(text: String, seconds: u64) -> Response {
 }
 
 /// Describes how a job has ended.
-fn ended(end: &Result<End, RunError>, message: String, status: u8) -> Value {
+fn ended(end: &Result<End, RunError>, message: &str, status: u8) -> Value {
     let (provider, class) = match end {
         Ok(End::Provider { provider, failure }) => (Some(provider.as_str()), Some(failure.class.name())),
         _ => (None, None),

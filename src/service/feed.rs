@@ -5,8 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::columns::PostedRows;
-use super::register::{BatchName, Register};
+use super::register::{PostedBatch, Register};
 use crate::checkpoint::{FileRange, PlannedBatch, Position};
 use crate::enricher::LoadedBatch;
 use crate::executor::Mode;
@@ -14,13 +13,6 @@ use crate::ident::BatchId;
 use crate::journal::epoch_file;
 use crate::rows::Chunk;
 use crate::run::{Feed, RunError};
-
-/// A batch that waits to be taken up.
-#[derive(Debug)]
-pub(super) struct PostedBatch {
-    pub(super) name: BatchName,
-    pub(super) posted: PostedRows,
-}
 
 /// The batches that are posted, in the order in which they came.
 pub(super) struct ServedFeed {

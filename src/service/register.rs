@@ -8,8 +8,8 @@ use arrow::record_batch::RecordBatch;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use super::columns::PostedRows;
 use super::error::ServiceError;
-use super::feed::PostedBatch;
 use crate::clock::{self, Instant};
 use crate::config::WindowLimits;
 use crate::ident::{BatchId, Fingerprint};
@@ -21,9 +21,16 @@ pub(super) struct BatchName {
     pub(super) name: String,
 }
 
+/// A batch that waits to be taken up.
+#[derive(Debug)]
+pub(super) struct PostedBatch {
+    pub(super) name: BatchName,
+    pub(super) posted: PostedRows,
+}
+
 /// How far a batch has come.
 #[derive(Clone, Debug)]
-enum Progress {
+enum BatchProgress {
     /// Its rows have no outcomes yet.
     Pending,
     /// Its outcomes, row by row.
@@ -45,7 +52,7 @@ pub(super) struct Register {
 
 #[derive(Debug, Default)]
 struct RegisterState {
-    batches: HashMap<BatchName, Entry>,
+    batches: HashMap<BatchName, RegisteredBatch>,
     /// Batches that are taken up, by number.
     names: BTreeMap<BatchId, BatchName>,
     /// Rows and bytes of the batches that wait for their outcomes or to be fetched.
@@ -58,7 +65,7 @@ struct RegisterState {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RegisteredBatch {
     content: Fingerprint,
     rows: u64,
     bytes: u64,
@@ -67,7 +74,7 @@ struct Entry {
     /// When somebody last waited for it.
     last_waited: Instant,
     is_fetched: bool,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<BatchProgress>,
 }
 
 /// Sizes of what a register holds.
@@ -120,7 +127,7 @@ impl Register {
         if !state.batches.contains_key(&name) {
             self.inbox.try_send(batch).map_err(|_| ServiceError::Full)?;
             state.held = (held_rows + rows, held_bytes + bytes);
-            let entry = Entry {
+            let entry = RegisteredBatch {
                 content,
                 rows,
                 bytes,
@@ -128,7 +135,7 @@ impl Register {
                 waiting: 0,
                 last_waited: clock::now(),
                 is_fetched: false,
-                progress: watch::Sender::new(Progress::Pending),
+                progress: watch::Sender::new(BatchProgress::Pending),
             };
             state.batches.insert(name.clone(), entry);
         }
@@ -187,7 +194,7 @@ impl Register {
         let Some(entry) = state.batches.get_mut(&name) else { return };
         let (before, after) = (entry.bytes, outcomes.get_array_memory_size() as u64);
         entry.bytes = after;
-        entry.progress.send_replace(Progress::Filled(outcomes));
+        entry.progress.send_replace(BatchProgress::Filled(outcomes));
         state.held.1 = state.held.1 - before + after;
     }
 
@@ -213,13 +220,14 @@ impl Register {
     pub(super) fn sweep(&self, keep: Duration) {
         let mut state = self.state();
         let now = clock::now();
-        let is_left =
-            |entry: &Entry| entry.waiting == 0 && now.saturating_duration_since(entry.last_waited) > keep;
+        let is_left = |entry: &RegisteredBatch| {
+            entry.waiting == 0 && now.saturating_duration_since(entry.last_waited) > keep
+        };
         let left: Vec<BatchName> =
             state.batches.iter().filter(|(_, entry)| is_left(entry)).map(|(name, _)| name.clone()).collect();
         for name in &left {
             let Some(entry) = state.batches.get(name) else { continue };
-            let is_pending = matches!(*entry.progress.borrow(), Progress::Pending);
+            let is_pending = matches!(*entry.progress.borrow(), BatchProgress::Pending);
             if let (true, Some(id)) = (is_pending, entry.id)
                 && self.withdrawals.try_send(id).is_err()
             {
@@ -240,9 +248,9 @@ impl Register {
         state.closed = Some(why.clone());
         for entry in state.batches.values() {
             entry.progress.send_if_modified(|progress| {
-                let is_pending = matches!(progress, Progress::Pending);
+                let is_pending = matches!(progress, BatchProgress::Pending);
                 if is_pending {
-                    *progress = Progress::Gone(why.clone());
+                    *progress = BatchProgress::Gone(why.clone());
                 }
                 is_pending
             });
@@ -287,7 +295,7 @@ impl RegisterState {
 pub struct Posting {
     register: Arc<Register>,
     name: BatchName,
-    progress: watch::Receiver<Progress>,
+    progress: watch::Receiver<BatchProgress>,
 }
 
 impl Posting {
@@ -297,16 +305,16 @@ impl Posting {
     /// # Errors
     /// When the service has ended without them.
     pub async fn outcomes(&mut self, most: Duration) -> Result<Option<RecordBatch>, ServiceError> {
-        let settled = self.progress.wait_for(|progress| !matches!(progress, Progress::Pending));
+        let settled = self.progress.wait_for(|progress| !matches!(progress, BatchProgress::Pending));
         let progress = match timeout(most, settled).await {
             Err(_) => return Ok(None),
             Ok(Err(_)) => return Err(ServiceError::Stopping),
             Ok(Ok(progress)) => progress.clone(),
         };
         match progress {
-            Progress::Pending => Ok(None),
-            Progress::Gone(why) => Err(why),
-            Progress::Filled(outcomes) => {
+            BatchProgress::Pending => Ok(None),
+            BatchProgress::Gone(why) => Err(why),
+            BatchProgress::Filled(outcomes) => {
                 self.register.fetched(&self.name);
                 Ok(Some(outcomes))
             }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::Response;
 use serde_json::Value;
 
+use super::answer::BYTES_OF_TOKEN;
 use super::batch_shapes::{ReceivedBatch, check_route, created, read_creation};
 use super::batch_work::work_off;
 use super::files::{enter, enter_again};
@@ -91,6 +92,11 @@ fn try_create(
             let message = format!("Cannot find file {id}, or the project does not have access to it.");
             return Err(invalid("invalid_request_error", &message, Some("input_file_id")));
         };
+        let waiting = state.batches.enqueued_tokens() + file.content.len / BYTES_OF_TOKEN;
+        if let Some(most) = spec.enqueued_tokens.filter(|most| spec.refuses_enqueued && waiting > *most) {
+            let message = format!("Enqueued token limit reached. Limit: {most} enqueued tokens.");
+            return Err(invalid("token_limit_exceeded", &message, None));
+        }
         file.content.clone()
     };
     let make = move |shared: &Arc<ServerShared>| make_batch(shared, request, input, key, idempotency_key);

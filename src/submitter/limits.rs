@@ -120,13 +120,15 @@ impl Submitter {
         .await
     }
 
-    /// Learns from a batch that failed because too many tokens were at the provider.
-    pub(super) async fn learn_refused_tokens(&self) -> Result<(), SubmitterEnd> {
-        // The refused one is among them.
-        let there = self.sum(|submission| match submission.state {
-            SubmissionState::Created | SubmissionState::Ended => submission.prompt_tokens,
+    /// Learns from a submission that was refused because too many tokens were at the provider.
+    pub(super) async fn learn_refused_tokens(&self, refused: &Submission) -> Result<(), SubmitterEnd> {
+        let others = self.sum(|submission| match submission.state {
+            SubmissionState::Created | SubmissionState::Ended if submission.id != refused.id => {
+                submission.prompt_tokens
+            }
             _ => 0,
         });
+        let there = others + refused.prompt_tokens;
         let now = clock::wall();
         let poll = self.settings.poll;
         self.learn(|known| {

@@ -110,6 +110,7 @@ impl Submitter {
             uploaded_at: None,
             remote: Vec::new(),
             looks: 0,
+            made_again: 0,
             took: None,
             counted: BTreeSet::new(),
         }

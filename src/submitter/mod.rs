@@ -7,6 +7,7 @@ mod collect;
 mod context;
 mod error;
 mod followers;
+mod late;
 mod leaders;
 mod limits;
 mod line_id;

@@ -8,7 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 
 use super::submission::{CreationResult, SubmissionAction, SubmissionDriver, SubmissionPolicy};
-use crate::checkpoint::{MachineId, Submission, SubmissionState};
+use crate::checkpoint::{Submission, SubmissionState};
 use crate::ident::{Lineage, RunId, Spend, SubmissionId};
 use crate::wire::{BatchStatus, RemoteBatch, RequestCounts};
 
@@ -44,12 +44,11 @@ struct ProviderWorld {
 }
 
 fn submission() -> Submission {
-    let folder = tempfile::tempdir().unwrap();
     Submission {
         id: SubmissionId::random(),
         number: 1,
         lineage: Lineage::random(),
-        machine: MachineId::of(folder.path()).unwrap(),
+        machine: serde_json::from_str("\"00000000-0000-0000-0000-000000000001\"").unwrap(),
         run: RunId::random(),
         provider: "p".into(),
         model: "m".into(),
@@ -71,6 +70,7 @@ fn submission() -> Submission {
         uploaded_at: None,
         remote: Vec::new(),
         looks: 0,
+        made_again: 0,
         took: None,
         counted: BTreeSet::new(),
     }
@@ -85,10 +85,11 @@ impl ProviderWorld {
             poll: Duration::from_secs(60),
             deadline: Duration::from_secs(26 * 3600),
         };
+        let submission = submission();
         ProviderWorld {
             now: DateTime::UNIX_EPOCH,
-            saved: submission(),
-            live: submission(),
+            saved: submission.clone(),
+            live: submission,
             driver: SubmissionDriver::new(policy, true),
             policy,
             has_file: false,
@@ -304,7 +305,7 @@ fn simulate(seed: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_submission_is_paid_for_once(seed in any::<u64>()) {

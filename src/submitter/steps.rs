@@ -20,7 +20,7 @@ use crate::fault::{Failure, Policy};
 use crate::faultpoint::Side;
 use crate::ident::{Spend, SubmissionId};
 use crate::store;
-use crate::transport::BatchCreation;
+use crate::transport::{BatchCreation, BatchCreationRefusal, RefusalSubject};
 use crate::wire::{BatchRequest, BatchStatus, RemoteBatch};
 use crate::wording::counted;
 
@@ -154,7 +154,7 @@ impl Submitter {
 
     /// Makes the batch of a submission.
     async fn create(&mut self, id: SubmissionId, submission: Submission) -> Result<(), SubmitterEnd> {
-        let Some(file) = submission.file else { return Ok(()) };
+        let Some(file) = submission.file.clone() else { return Ok(()) };
         let guard = Arc::clone(&self.context.guard);
         let allowed = match guard.copy_journals().await {
             Ok(()) => guard.confirm_held().await,
@@ -192,18 +192,24 @@ impl Submitter {
             );
             self.io.voice.say(&Event::Notice(&text));
         }
+        if let BatchCreation::Refused(BatchCreationRefusal {
+            subject: RefusalSubject::EnqueuedTokens, ..
+        }) = &creation
+        {
+            return self.take_back(&submission).await;
+        }
         let result = match &creation {
             BatchCreation::Made(batch) => CreationResult::Made(batch),
             BatchCreation::Refused(refusal) => CreationResult::Refused {
                 again_after: refusal.failure.delay,
-                is_about_file: refusal.is_about_file,
+                is_about_file: refusal.subject == RefusalSubject::File,
             },
             BatchCreation::Unclear(_) => CreationResult::Unclear,
         };
         self.update(id, |driver, submission, now| driver.created(submission, &result, now)).await?;
         match creation {
             BatchCreation::Refused(refusal)
-                if !refusal.is_about_file
+                if refusal.subject != RefusalSubject::File
                     && matches!(refusal.failure.class.policy(), Policy::Stop | Policy::Reject) =>
             {
                 self.refused(refusal.failure)
@@ -259,6 +265,7 @@ impl Submitter {
                 return Ok(());
             }
         };
+        self.note_late_duplicates(&listed).await?;
         self.renew_one(ids, &mut listed).await;
         let mut polled = Vec::new();
         for id in ids {
@@ -458,7 +465,7 @@ impl Submitter {
 }
 
 /// Whether a batch at the provider was made of a submission.
-fn belongs(batch: &RemoteBatch, submission: &Submission) -> bool {
+pub(super) fn belongs(batch: &RemoteBatch, submission: &Submission) -> bool {
     let id = batch.metadata.as_ref().and_then(|metadata| metadata.get("enrich"));
     match id {
         Some(id) => *id == submission.id.to_string(),

@@ -217,6 +217,7 @@ impl SubmissionDriver {
         submission.looks += 1;
         let is_over = now - submission.since >= delta(self.policy.recreate_after);
         if self.policy.is_idempotent || (is_over && submission.looks >= FEWEST_LOOKS) {
+            submission.made_again += u32::from(!self.policy.is_idempotent);
             self.enter(submission, SubmissionState::Uploaded, now);
         } else if submission.looks as usize >= LOOKS.len() {
             let until = (submission.since + self.policy.recreate_after).max(now + self.policy.poll);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -263,6 +263,7 @@ impl Submitter {
         // Batches that are open already may have taken their rows for submitted.
         dropped.iter().for_each(|submission| self.tell_returned(submission));
         self.has_looked_for_lost = self.context.submissions.was_found() || self.look_for_lost().await?;
+        self.look_for_late_duplicates().await?;
         self.close().await?;
         Ok(())
     }
@@ -273,9 +274,10 @@ impl Submitter {
         let lineage = self.context.lineage;
         let first = BatchId::new(self.context.first_uncommitted.load(Ordering::Acquire));
         let name = Arc::clone(&self.name);
+        let since = clock::wall() - TimeDelta::from_std(self.settings.deadline).unwrap_or_default();
         let closed = self.context.submissions.change(|list| {
             // Batches of another lineage are not read again.
-            list.close(&name, |own, batch| own != lineage || batch < first)
+            list.close(&name, since, |own, batch| own != lineage || batch < first)
         });
         for submission in closed.await?.into_iter().filter(|_| !self.settings.keeps_files) {
             let mut file = submission.file;
@@ -326,9 +328,8 @@ impl Submitter {
         };
         let has_unclear =
             self.drivers.keys().filter_map(|id| self.submission(*id)).any(|own| is_unclear(&own));
-        let is_soon = due.is_some_and(|due| {
-            has_unclear && due - now < chrono::TimeDelta::from_std(SOON).unwrap_or_default()
-        });
+        let is_soon =
+            due.is_some_and(|due| has_unclear && due - now < TimeDelta::from_std(SOON).unwrap_or_default());
         let rests = self.spool.is_none() && !is_soon && !self.lingers();
         let is_full = !self.has_room();
         self.rest.set_awaits_lost(self.awaits_unknown_rows());
@@ -539,6 +540,7 @@ impl Submitter {
             uploaded_at: None,
             remote: Vec::new(),
             looks: 0,
+            made_again: 0,
             took: None,
             counted: BTreeSet::new(),
         }

@@ -16,7 +16,7 @@ use crate::event::Event;
 use crate::fault::{Class, Failure};
 use crate::ident::{BatchId, RowKey, Spend};
 use crate::journal::{Journal, JournalEntry, Record, RecordedOutcome};
-use crate::wire::{BatchError, RemoteBatch};
+use crate::wire::{BatchError, RemoteBatch, is_about_enqueued_tokens};
 use crate::wording::counted;
 
 /// Number of failed validations in a row after which the run stops: a bad line would have been found.
@@ -48,7 +48,20 @@ impl Submitter {
             .context
             .submissions
             .read(|list| list.limits.get(&submission.provider).map_or(0, |known| known.failures));
-        let remedy = match remedy(submission, batch) {
+        let remedy = remedy(submission, batch);
+        let is_outdated =
+            *submission.model != **self.endpoint.model() || submission.address != self.endpoint.address();
+        if is_outdated && !matches!(remedy, ValidationRemedy::Later) {
+            // It says nothing about what the job asks by now.
+            let text = format!(
+                "{}; {} is another model by now, or has another address: the rows go out again",
+                failure_of(batch).detail,
+                self.name
+            );
+            self.io.voice.say(&Event::Notice(&text));
+            return Ok(());
+        }
+        let remedy = match remedy {
             ValidationRemedy::WithoutLines(_) | ValidationRemedy::InHalves
                 if before >= MOST_FAILURES || !is_here =>
             {
@@ -59,12 +72,8 @@ impl Submitter {
         match remedy {
             ValidationRemedy::Stop(failure) => self.refused(failure),
             ValidationRemedy::Later => {
-                self.learn_refused_tokens().await?;
-                let text = format!(
-                    "{} has too many tokens in its batches: the rows of {} go out again when others are back",
-                    self.name, batch.id
-                );
-                self.io.voice.say(&Event::Notice(&text));
+                self.learn_refused_tokens(submission).await?;
+                self.report_refused_tokens(submission);
                 Ok(())
             }
             ValidationRemedy::WithoutLines(lines) => {
@@ -83,6 +92,34 @@ impl Submitter {
                 self.split(submission, batch).await
             }
         }
+    }
+
+    /// Takes the rows of a submission back of which no batch is made because too many tokens wait in others: they go out
+    /// again in smaller files, or later.
+    pub(super) async fn take_back(&mut self, submission: &Submission) -> Result<(), SubmitterEnd> {
+        self.learn_refused_tokens(submission).await?;
+        let saved = self.context.submissions.change(|list| {
+            if let Some(own) = list.get_mut(submission.id) {
+                (own.state, own.since) = (SubmissionState::Dropped, clock::wall());
+            }
+        });
+        saved.await?;
+        self.drivers.remove(&submission.id);
+        self.lead_instead(submission.id, &[]);
+        let _ = std::fs::remove_file(path_of(&self.context.folder, submission.id));
+        self.report_refused_tokens(submission);
+        self.tell_returned(submission);
+        Ok(())
+    }
+
+    fn report_refused_tokens(&self, submission: &Submission) {
+        let text = format!(
+            "{} has too many tokens in its batches: {} of submission {} go out again when others are back",
+            self.name,
+            counted(submission.lines, "row"),
+            submission.number
+        );
+        self.io.voice.say(&Event::Notice(&text));
     }
 
     /// Writes the failures of single lines into the journals of their rows' batches.
@@ -251,7 +288,7 @@ fn id_of(line: &str) -> Option<LineId> {
 fn remedy(submission: &Submission, batch: &RemoteBatch) -> ValidationRemedy {
     let errors = batch.errors.as_ref().map(|errors| errors.data.as_slice()).unwrap_or_default();
     let has_code = |error: &BatchError, code: &str| error.code.as_deref() == Some(code);
-    if errors.iter().any(|error| has_code(error, "token_limit_exceeded")) {
+    if errors.iter().any(|error| is_about_enqueued_tokens(error.code.as_deref(), error.message.as_deref())) {
         return ValidationRemedy::Later;
     }
     let is_silent = |error: &BatchError| error.code.is_none() && error.line.is_none();

@@ -68,8 +68,19 @@ pub enum BatchCreation {
 pub struct BatchCreationRefusal {
     /// What the provider states.
     pub failure: Failure,
-    /// Whether the refusal is about the file, which some providers do not find at once.
-    pub is_about_file: bool,
+    /// What it is about.
+    pub subject: RefusalSubject,
+}
+
+/// What a refusal of the creation of a batch is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusalSubject {
+    /// The file, which some providers do not find at once.
+    File,
+    /// The tokens of prompts that wait in batches: there are too many with those of this one.
+    EnqueuedTokens,
+    /// Something else.
+    Other,
 }
 
 impl BatchApi {
@@ -218,9 +229,16 @@ impl BatchApi {
                     return BatchCreation::Unclear(failure);
                 }
                 let parsed = serde_json::from_slice::<ErrorBody>(&body).ok().and_then(|body| body.error);
-                let param = parsed.and_then(|error| error.param);
-                let is_about_file = head.status == 404 || param.is_some_and(|param| param.contains("file"));
-                BatchCreation::Refused(BatchCreationRefusal { failure, is_about_file })
+                let error = parsed.unwrap_or_default();
+                let subject =
+                    if wire::is_about_enqueued_tokens(error.code.as_deref(), error.message.as_deref()) {
+                        RefusalSubject::EnqueuedTokens
+                    } else if head.status == 404 || error.param.is_some_and(|param| param.contains("file")) {
+                        RefusalSubject::File
+                    } else {
+                        RefusalSubject::Other
+                    };
+                BatchCreation::Refused(BatchCreationRefusal { failure, subject })
             }
         }
     }

@@ -14,7 +14,7 @@ mod forms;
 mod key;
 mod request_body;
 
-pub use batch_api::{BatchApi, BatchCreation, BatchCreationRefusal};
+pub use batch_api::{BatchApi, BatchCreation, BatchCreationRefusal, RefusalSubject};
 pub use classify::{ResponseHeaders, classify, classify_line};
 pub use endpoint::{Endpoint, Paid, SendResult};
 pub use error::EndpointError;

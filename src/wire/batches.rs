@@ -22,6 +22,11 @@ const OTHER_NAMES: [(&str, &str); 5] = [
     ("job_deadline", "expires_at"),
 ];
 
+/// Code of the refusal of a batch because too many tokens of prompts wait in batches, and words in the messages of providers
+/// and gateways that have no code for it.
+const TOO_MANY_TOKENS: &str = "token_limit_exceeded";
+const TOO_MANY_TOKENS_WORDS: &str = "enqueued token";
+
 /// A file at the provider.
 #[derive(Clone, Debug, Deserialize)]
 pub struct RemoteFile {
@@ -250,6 +255,15 @@ pub struct LineResponse<'a> {
     /// Its body.
     #[serde(borrow, default)]
     pub body: Option<&'a RawValue>,
+}
+
+/// Whether an error says that too many tokens of prompts wait in batches.
+#[must_use]
+pub fn is_about_enqueued_tokens(code: Option<&str>, message: Option<&str>) -> bool {
+    match code {
+        Some(code) => code == TOO_MANY_TOKENS,
+        None => message.is_some_and(|text| text.to_ascii_lowercase().contains(TOO_MANY_TOKENS_WORDS)),
+    }
 }
 
 /// Reads a batch, which some providers wrap into `job`.

@@ -10,7 +10,7 @@ mod vector;
 
 pub use batches::{
     AnswerLine, BatchError, BatchErrors, BatchRequest, BatchStatus, BatchUsage, LineResponse, RemoteBatch,
-    RemoteFile, RemoteList, RequestCounts, RequestLine, read_batch, read_list,
+    RemoteFile, RemoteList, RequestCounts, RequestLine, is_about_enqueued_tokens, read_batch, read_list,
 };
 pub(crate) use chat::text;
 pub use chat::{

@@ -246,6 +246,22 @@ async fn answers_of_a_batch_that_make_little_sense_stop_the_run_and_pause_the_jo
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_answers_make_little_sense_stops_the_run_before_all_rows_are_sent() {
+    let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
+    let simulator = spec(BatchesSpec::default(), vec![empty]);
+    let provider = format!("{BATCH}\nmax_requests = 100\nmax_outstanding = 100");
+    let sections = "[anomalies]\nrows = 50";
+    let setup =
+        Setup { simulator, rows: 600, batch_rows: 100, provider: &provider, sections, ..Setup::default() };
+    let world = World::of(setup).await;
+    let run = world.run(&["--wait"]).await;
+    run.assert_status(3).assert_says("came back without text");
+    // Files that were under way while the first answers were judged.
+    let created = world.simulator.counts().batches.created;
+    assert!(created < 6, "{created} batches: {}", run.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_batch_in_which_every_row_is_refused_is_no_success() {
     let refused = FaultSpec { status: Some(400), ..fault() };
     let simulator = spec(BatchesSpec::default(), vec![refused]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use enrich::config::{BatchFailure, BatchShape, BatchesSpec, Job, SimulatorSpec, Span, StuckIn};
 use enrich::fault::Class;
 use enrich::simulator::{Simulator, answer_to};
-use enrich::transport::{BatchApi, BatchCreation};
+use enrich::transport::{BatchApi, BatchCreation, RefusalSubject};
 use enrich::wire::{AnswerLine, BatchRequest, BatchStatus, RemoteBatch};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -188,14 +188,17 @@ async fn a_lost_answer_is_unclear_and_a_refusal_is_not() {
     let busy = BatchBench::new(BatchesSpec::default()).await;
     match busy.create("file-none").await {
         BatchCreation::Refused(refusal) => {
-            assert!(refusal.is_about_file && refusal.failure.class == Class::BadRequest, "{refusal:?}");
+            assert!(
+                refusal.subject == RefusalSubject::File && refusal.failure.class == Class::BadRequest,
+                "{refusal:?}"
+            );
         }
         other => panic!("{other:?}"),
     }
     let throttled = BatchBench::new(BatchesSpec { throttled_requests: 1.0, ..BatchesSpec::default() }).await;
     match throttled.create("file-none").await {
         BatchCreation::Refused(refusal) => {
-            assert!(!refusal.is_about_file && refusal.failure.class == Class::RateLimited);
+            assert!(refusal.subject == RefusalSubject::Other && refusal.failure.class == Class::RateLimited);
             assert_eq!(refusal.failure.delay, Some(Duration::from_secs(1)));
         }
         other => panic!("{other:?}"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use enrich::config::{BatchFailure, BatchesSpec, FaultSpec, SimulatorSpec, Span};
+use enrich::config::{BatchFailure, BatchShape, BatchesSpec, FaultSpec, SimulatorSpec, Span};
 use enrich::simulator::answer_to;
 
 use crate::support::{Setup, World, append_delta, fault, prompt_of, rows};
@@ -68,6 +68,49 @@ async fn a_wrong_model_costs_one_small_file() {
     assert_eq!((counts.batches.created, counts.answered), (1, 0));
     world.run(&["--wait", "--set", "provider.sim.model=another"]).await.assert_status(0);
     assert_eq!(answered(&world, 60).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_of_a_model_that_is_asked_no_longer_do_not_stop_the_run() {
+    let validation = Some(Span(Duration::from_secs(5)));
+    let simulator = SimulatorSpec {
+        batches: Some(BatchesSpec { validation, ..BatchesSpec::default() }),
+        model: Some("another".to_owned()),
+        ..SimulatorSpec::default()
+    };
+    let section = format!("{BATCH}\nmax_requests = 20");
+    let world = World::of(Setup { simulator, rows: 60, provider: &section, ..Setup::default() }).await;
+    world.run(&[]).await.assert_status(0).assert_says("done for now: 60 rows are at sim in 3 batches");
+    let run = world.run(&["--wait", "--set", "provider.sim.model=another"]).await;
+    run.assert_status(0).assert_says("model_not_found").assert_says("is another model by now");
+    assert_eq!((answered(&world, 60).await, world.simulator.counts().batches.created), (0, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_enqueued_tokens_is_learned_however_a_provider_states_it() {
+    let takes = Some(Span(Duration::from_secs(1)));
+    for (shape, refuses_enqueued) in [
+        (BatchShape::Openai, true),
+        (BatchShape::Together, false),
+        (BatchShape::Together, true),
+        (BatchShape::Mistral, false),
+    ] {
+        let batches = BatchesSpec {
+            shape,
+            refuses_enqueued,
+            enqueued_tokens: Some(1_200),
+            takes,
+            ..BatchesSpec::default()
+        };
+        let section = format!("{BATCH}\nmax_requests = 20\nshape = \"{}\"", shape.name());
+        let world = world(60, batches, &section).await;
+        let run = world.run(&["--wait"]).await;
+        run.assert_status(0).assert_says("too many tokens in its batches").assert_says("60 rows written");
+        let (failed, counts) = (answered(&world, 60).await, world.simulator.counts());
+        assert_eq!((failed, counts.answered, counts.paid_again()), (0, 60, 0), "{shape:?}");
+        let refusals = run.stderr.matches("too many tokens in its batches").count();
+        assert!(refusals <= 3, "{shape:?}: {}", run.stderr);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,9 +16,14 @@ use futures::{StreamExt, stream};
 use serde_json::Value;
 
 use crate::support::batches::{BATCH, end_of, millis, with_batches};
-use crate::support::{PRICES, Setup, World, dear, prompt_of, rows_of, send, stop, until};
+use crate::support::{Outcome, PRICES, Setup, World, dear, prompt_of, rows_of, send, stop, until};
 
 const ROWS: i64 = 25;
+/// The section of a Batch API with what it costs, and a budget for the worst case of one file and a half.
+const PRICED: &str = "price_per_million_input = 2.0\nprice_per_million_output = 8.0\n\
+                      tier_prices.batch = { price_per_million_input = 1.0, price_per_million_output = 4.0 }\n\
+                      [provider.sim.batch]\npoll = \"50ms\"\nrecreate_after = \"1s\"\nfirst_requests = 0";
+const BUDGET: &str = "[budget]\nmax_cost_usd = 0.0045";
 const VERDICT: &str = "[provider.other]\nbase_url = \"SIMULATOR\"\nmodel = \"simulated\"\n\
                        [[step]]\noutput = \"verdict\"\nprovider = \"other\"\nprompt = \"Judge {{ answer }}\"";
 
@@ -26,13 +31,19 @@ const VERDICT: &str = "[provider.other]\nbase_url = \"SIMULATOR\"\nmodel = \"sim
 async fn cross(fault: String, has_two_steps: bool) {
     // Only a lost answer leads to a look.
     let lost_creations = if fault.starts_with("batch-look") { 1.0 } else { 0.0 };
-    let section = format!("{BATCH}\nmax_requests = 10");
+    let batches = BatchesSpec {
+        lost_creations,
+        price_per_million_input: 1.0,
+        price_per_million_output: 4.0,
+        ..BatchesSpec::default()
+    };
+    let section = format!("{PRICED}\nmax_requests = 10");
     let setup = Setup {
-        simulator: with_batches(BatchesSpec { lost_creations, ..BatchesSpec::default() }),
+        simulator: SimulatorSpec { batches: Some(batches), ..dear() },
         rows: ROWS,
         provider: &section,
-        step: "provider = \"sim\"",
-        sections: if has_two_steps { VERDICT } else { "" },
+        step: "provider = \"sim\"\nmax_tokens = 50",
+        sections: if has_two_steps { VERDICT } else { BUDGET },
         ..Setup::default()
     };
     let world = World::of(setup).await;
@@ -55,11 +66,27 @@ async fn cross(fault: String, has_two_steps: bool) {
         let most = if fault.contains("kill") { 8 } else { 0 };
         assert!(counts.paid_again() <= most, "{fault}: {}", counts.paid_again());
     }
+    if !has_two_steps {
+        let (spent, billed) = (spent(&world).await, billed(&world));
+        assert!(billed > 0.0 && (spent - billed).abs() < 1e-12, "{fault}: {spent} is booked of {billed}");
+    }
     let version = world.target_version().await;
     world.run(&[]).await.assert_status(0).assert_says("nothing to do");
     assert_eq!(world.target_version().await, version);
     let batches = world.simulator.counts().batches;
     assert_eq!(batches.files, 0, "{fault}: no file is left at the provider");
+}
+
+/// What the job has spent, in dollars, by its own account.
+async fn spent(world: &World) -> f64 {
+    let status = world.on_job("status", &["--format", "json"]).await;
+    let status: Value = serde_json::from_str(&status.assert_status(0).stdout).unwrap();
+    status["spent"]["cost_usd"].as_f64().unwrap()
+}
+
+/// What the server has billed, in dollars.
+fn billed(world: &World) -> f64 {
+    world.simulator.counts().billed_picodollars as f64 / 1e12
 }
 
 async fn cross_all(effect: &str, has_two_steps: bool) {
@@ -123,12 +150,12 @@ async fn has_ended(mut child: Child) -> bool {
 /// Runs a job from cron whose runs are ended at random, at a provider that loses answers: 16 times, or as often as
 /// `ENRICH_BATCH_ENDINGS` says, with 100 rows for each.
 async fn soak(ending: Ending) {
-    let endings = std::env::var("ENRICH_BATCH_ENDINGS").map_or(16, |text| text.parse().unwrap());
+    let endings: i64 = std::env::var("ENRICH_BATCH_ENDINGS").map_or(16, |text| text.parse().unwrap());
     let (rows, seed) = (100 * endings, fastrand::u64(..));
     println!("seed {seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let batches = BatchesSpec {
-        takes: millis(400),
+        takes: millis(25 * endings.unsigned_abs()),
         takes_sigma: 0.8,
         lost_creations: 0.2,
         late_creations: 0.1,
@@ -148,11 +175,13 @@ async fn soak(ending: Ending) {
         ..Setup::default()
     };
     let world = World::of(setup).await;
+    let mut in_time = 0;
     for _ in 0..endings {
         let mut command = world.job_command("run", if random.bool() { &["--wait"] } else { &[] });
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         tokio::time::sleep(Duration::from_millis(random.u64(50..700))).await;
         let is_running = child.try_wait().unwrap().is_none();
+        in_time += u32::from(is_running && world.simulator.counts().answered < rows.unsigned_abs());
         match ending {
             Ending::Kill => child.kill().unwrap(),
             Ending::Stop if is_running => {
@@ -172,7 +201,10 @@ async fn soak(ending: Ending) {
     world.assert_paid_once(rows, &format!("{ending:?}, seed {seed}")).await;
     let counts = world.simulator.counts();
     assert_eq!((counts.answered, counts.requests), (rows.unsigned_abs(), 0));
-    println!("{} batches, {} looks, {endings} endings", counts.batches.created, counts.batches.lists);
+    println!(
+        "{} batches, {} looks, {endings} endings, {in_time} before the last answer",
+        counts.batches.created, counts.batches.lists
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,11 +278,49 @@ async fn a_duplicate_that_turns_up_is_cancelled_told_and_booked() {
     assert!(duplicates > 0 && counts.batches.cancellations > 0);
     assert_eq!(summary["duplicates"], duplicates, "{summary}");
     world.assert_target(0..40).await;
-    let status = world.on_job("status", &["--format", "json"]).await;
-    let status: Value = serde_json::from_str(&status.assert_status(0).stdout).unwrap();
-    let (spent, billed) =
-        (status["spent"]["cost_usd"].as_f64().unwrap(), counts.billed_picodollars as f64 / 1e12);
+    let (spent, billed) = (spent(&world).await, billed(&world));
     assert!((spent - billed).abs() < 1e-12, "{spent} is booked, and {billed} was billed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_duplicate_that_turns_up_late_is_told_and_booked_by_the_next_run() {
+    let batches = BatchesSpec {
+        list_lag: millis(6_000),
+        lost_creations: 0.5,
+        price_per_million_input: 1.0,
+        price_per_million_output: 4.0,
+        ..BatchesSpec::default()
+    };
+    let prices = "tier_prices.batch = { price_per_million_input = 1.0, price_per_million_output = 4.0 }";
+    let section = format!("{PRICES}\n{prices}\n{BATCH}\nmax_requests = 10");
+    let world = World::of(Setup {
+        simulator: SimulatorSpec { batches: Some(batches), ..dear() },
+        rows: 40,
+        provider: &section,
+        step: "max_tokens = 50",
+        sections: "[budget]\nmax_cost_usd = 1",
+        ..Setup::default()
+    })
+    .await;
+    let first = world.run(&["--wait", "--summary", "json"]).await;
+    assert_eq!(end_of(&first), "complete", "{}", first.stderr);
+    world.assert_target(0..40).await;
+    let batches = world.simulator.counts().batches;
+    let duplicates = batches.created - batches.by_id.len() as u64;
+    assert!(duplicates > 0, "no creation was made again");
+    tokio::time::sleep(Duration::from_millis(6_500)).await;
+    let second = world.run(&["--summary", "json"]).await;
+    assert_eq!(end_of(&second), "complete", "{}", second.stderr);
+    let told = |run: &Outcome| -> u64 {
+        serde_json::from_str::<Value>(&run.stdout).unwrap()["duplicates"].as_u64().unwrap()
+    };
+    assert!(told(&second) > 0, "{}", second.stderr);
+    assert_eq!(told(&first) + told(&second), duplicates, "{} {}", first.stderr, second.stderr);
+    let (spent, billed) = (spent(&world).await, billed(&world));
+    assert!((spent - billed).abs() < 1e-12, "{spent} is booked, and {billed} was billed");
+    let third = world.run(&["--summary", "json"]).await;
+    assert_eq!(told(&third), 0, "each is told once");
+    assert_eq!(world.simulator.counts().batches.files, 0, "no file is left at the provider");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,6 +64,28 @@ async fn failed_rows_go_out_in_one_retry_and_come_back_in_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn batches_of_retries_are_listed_cancelled_and_given_up() {
+    for (action, paid_again) in [(&["--cancel", "1"][..], 0), (&["--give-up", "1", "--yes"], 11)] {
+        let world = with_failed_rows("").await;
+        world.on_job("retry", &[]).await.assert_status(0).assert_says("done for now");
+        let batches = async |more: &[&str]| world.on_job("batches", more).await;
+        let listed = batches(&[]).await;
+        let others = format!("of retries: 1 submission, listed by enrich batches {}", world.job().display());
+        assert!(listed.assert_status(0).stdout.contains(&others), "{}", listed.stdout);
+        let listed = batches(&["--retry", "--format", "json"]).await;
+        let listed: serde_json::Value = serde_json::from_str(&listed.assert_status(0).stdout).unwrap();
+        assert_eq!(
+            (&listed["submissions"][0]["rows"], &listed["submissions"][0]["state"]),
+            (&11.into(), &"created".into())
+        );
+        let acted = batches(&[&["--retry"], action].concat()).await;
+        acted.assert_status(0).assert_says(&format!("enrich retry {}", world.job().display()));
+        world.on_job("retry", &["--wait"]).await.assert_status(0);
+        assert_eq!((failed(&world).await, world.simulator.counts().paid_again()), (0, paid_again));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_retry_that_cannot_wait_asks_by_single_requests() {
     let world = with_failed_rows("").await;
     world.on_job("retry", &["--online"]).await.assert_status(0);

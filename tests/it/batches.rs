@@ -203,6 +203,34 @@ async fn a_file_that_is_refused_stops_the_run_and_costs_no_row_anything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_provider_that_takes_no_such_file_stops_the_run_with_what_to_do() {
+    let small =
+        BatchesSpec { max_bytes: Some(serde_json::from_str("100").unwrap()), ..BatchesSpec::default() };
+    for (batches, advice) in [
+        (None, "whether the provider has a Batch API of this shape"),
+        (Some(small), "lower max_bytes of its section batch"),
+    ] {
+        let simulator = SimulatorSpec { batches, ..SimulatorSpec::default() };
+        let world = World::of(Setup { simulator, rows: 5, provider: BATCH, ..Setup::default() }).await;
+        world.run(&["--wait"]).await.assert_status(4).assert_says(advice);
+        let counts = world.simulator.counts();
+        assert_eq!((counts.answered, counts.batches.created), (0, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_check_asks_for_the_batch_api_too() {
+    let world = world(5, BatchesSpec::default(), BATCH).await;
+    let found = world.on_job("check", &["--live"]).await;
+    found.assert_status(0);
+    assert!(found.stdout.contains("its Batch API answered, with 0 batches in its list"), "{}", found.stdout);
+    let world = World::of(Setup { rows: 5, provider: BATCH, ..Setup::default() }).await;
+    let found = world.on_job("check", &["--live"]).await;
+    assert!(found.stdout.contains("provider sim, batches: "), "{} {}", found.stdout, found.stderr);
+    assert_ne!(found.status, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_are_deleted_when_their_rows_are_in_the_table() {
     let world = world(25, BatchesSpec::default(), BATCH).await;
     world.run(&["--wait"]).await.assert_status(0).assert_says("25 rows written");

@@ -58,6 +58,7 @@ mod resume;
 mod retry;
 mod routes;
 mod serve;
+mod serve_machines;
 mod sharing;
 mod sizes;
 mod soak;

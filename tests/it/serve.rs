@@ -10,8 +10,9 @@ use arrow::datatypes::{DataType, Int32Type};
 use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, SimulatorSpec};
 use enrich::simulator::{Gate, answer_to};
-use reqwest::Method;
+use reqwest::{Method, RequestBuilder};
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::support::served::{Served, answers_of, batch_of, id_of, served_job, stream_of};
 use crate::support::{
@@ -307,7 +308,7 @@ async fn only_those_who_have_the_token_may_ask_and_other_addresses_need_one() {
     let served = Served::start(&world, &["--token-file", file]);
     for (given, status) in [(None, 401), (Some("secre"), 401), (Some("secret"), 200)] {
         let request = served.request(Method::GET, "/v1/status");
-        let request = given.into_iter().fold(request, |request, given| request.bearer_auth(given));
+        let request = given.into_iter().fold(request, RequestBuilder::bearer_auth);
         assert_eq!(request.send().await.unwrap().status(), status);
     }
     end(served).await;
@@ -385,7 +386,8 @@ async fn a_server_ends_gently_with_its_parent_or_at_a_signal() {
         assert_eq!(first.status(), 202);
         world.until_requests(1).await;
         let waiting = served.request(Method::GET, &format!("/v1/batches/{}?wait=60", id_of(1))).send();
-        let waiting = tokio::spawn(waiting);
+        let mut clients = JoinSet::new();
+        clients.spawn(waiting);
         while served.json("/v1/status").await["open_batches"] != 1 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -396,7 +398,7 @@ async fn a_server_ends_gently_with_its_parent_or_at_a_signal() {
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
         world.simulator.set_gate(Gate::Open);
-        let response = waiting.await.unwrap().unwrap();
+        let response = clients.join_next().await.unwrap().unwrap().unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(answers_of(&response.bytes().await.unwrap()), expected(0..1));
         wait(served.child).await.assert_status(0);

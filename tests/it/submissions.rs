@@ -226,7 +226,7 @@ async fn nothing_is_cancelled_or_given_up_while_a_run_goes_on_or_that_is_not_the
     for action in [&["--cancel", "7"][..], &["--give-up", "7", "--yes"]] {
         let refused = world.on_job("batches", action).await;
         refused.assert_status(2).assert_says("there is no submission 7: there are 1, 2 and 3");
-        refused.assert_says(&format!("hint: enrich batches {} lists them", world.job().display()));
+        refused.assert_says(&format!("hint: enrich batches {} lists those of runs", world.job().display()));
     }
     world
         .on_job("batches", &["--cancel", "some"])

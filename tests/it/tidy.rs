@@ -44,8 +44,8 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("metrics", &[]),
     ],
     &[("enricher", &[])],
-    &[("run", &[]), ("inspect", &["run"])],
-    &[("progress", &[]), ("report_page", &[])],
+    &[("run", &[]), ("service", &["run"]), ("inspect", &["run"])],
+    &[("progress", &[]), ("serve", &[]), ("report_page", &[])],
     &[("cli", &[])],
 ];
 
@@ -233,7 +233,7 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("deltalake", &["table"][..]),
         ("reqwest", &["transport"]),
         ("governor", &["admission"]),
-        ("axum", &["simulator", "progress"]),
+        ("axum", &["simulator", "progress", "serve"]),
         ("tiktoken_rs", &["tokens"]),
         ("anyhow", &["cli"]),
         ("rusqlite", &["cache"]),

@@ -100,7 +100,7 @@ async fn tell(
     let pilot_result = match pilot {
         Some((session, voice)) if most > 0 => {
             let chosen = sample::choose(looked.len() as u64, most, &mut random);
-            Some(run::send_pilot(session, prepared.enricher, &chunks, &chosen, stop, voice).await?)
+            Some(Box::pin(run::send_pilot(session, prepared.enricher, &chunks, &chosen, stop, voice)).await?)
         }
         _ => None,
     };
