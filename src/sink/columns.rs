@@ -6,7 +6,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int32Array, Int64Array, StringArray, StructArray, new_null_array,
 };
 use arrow::compute::{CastOptions, cast_with_options, concat_batches};
-use arrow::datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 
@@ -34,11 +34,13 @@ impl ServedColumns {
     /// Returns the columns of a job whose rows have these columns, for outcomes of the run `run`.
     ///
     /// # Errors
-    /// When the rows have a column of the same name, or a table could not hold them.
+    /// When the rows have a column of the same name, or a table could not hold what is added.
     pub(crate) fn new(job: &Job, rows: &Schema, run: RunId) -> Result<Self, TargetError> {
         let outputs = OutputColumns::of_all(&job.steps);
         let metadata = job.target.metadata_column.clone();
-        let own = target::check_columns(job, rows)?;
+        // Their types are the business of whoever keeps the rows.
+        let names = rows.fields().iter().map(|field| Field::new(field.name(), DataType::Int32, true));
+        let own = target::check_columns(job, &Schema::new(names.collect::<Vec<_>>()))?;
         let is_added = |field: &FieldRef| {
             let name = field.name();
             metadata.as_ref() == Some(name) || outputs.iter().any(|output| output.has(name))

@@ -63,6 +63,7 @@ mod sharing;
 mod sizes;
 mod soak;
 mod sources;
+mod spark;
 mod status;
 mod steps;
 mod stops;

@@ -1,7 +1,7 @@
-//! Programs of PyPI and npm that tests use: a reader that shares no code with this one, and servers of object stores'
-//! interfaces.
+//! Programs of PyPI and npm that tests use: a reader that shares no code with this one, servers of object stores'
+//! interfaces, and Spark.
 //!
-//! Where there is no Python or no Node, such tests do nothing; `ENRICH_PACKAGES=required`, as CI sets it, makes that a
+//! Where there is no Python, no Node or no Java, such tests do nothing; `ENRICH_PACKAGES=required`, as CI sets it, makes that a
 //! failure.
 
 use std::path::{Path, PathBuf};
@@ -19,6 +19,11 @@ pub fn of_pypi(module: &str, package: &str) -> Option<PathBuf> {
 /// The folder of an npm package, which is put into the folder of builds if need be.
 pub fn of_npm(name: &str, package: &str) -> Option<PathBuf> {
     unless_required(package, node_with(name, package))
+}
+
+/// A program of the system that takes an argument.
+pub fn of_system(name: &str, argument: &str) -> Option<PathBuf> {
+    unless_required(name, run(Path::new(name), &[argument]).map(|()| PathBuf::from(name)))
 }
 
 fn unless_required(package: &str, found: Result<PathBuf, String>) -> Option<PathBuf> {
