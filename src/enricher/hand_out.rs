@@ -95,6 +95,9 @@ impl Enricher {
             // This pass has already looked at the next steps of the settled rows.
             self.capacity_freed.notify_one();
         }
+        if let Some(submissions) = &self.submissions {
+            submissions.judge(|batch| self.ledger.is_looked_at(batch));
+        }
         if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
