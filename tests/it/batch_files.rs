@@ -97,6 +97,7 @@ impl BatchBench {
     /// Downloads a file, going on as often as it is cut off. Returns it, and how often that was.
     async fn download(&self, id: &str) -> (String, u32) {
         let path = self.folder.path().join(format!("{id}.jsonl"));
+        let _ = std::fs::remove_file(&path);
         for cut in 0..100 {
             if self.api.download(id, &path).await.is_ok() {
                 return (std::fs::read_to_string(&path).unwrap(), cut);
