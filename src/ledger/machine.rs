@@ -317,6 +317,19 @@ impl Ledger {
         self.batches.iter().filter(|(_, batch)| batch.phase == Phase::Unloaded).map(|(id, _)| *id)
     }
 
+    /// Whether a task is under way or to be taken.
+    #[must_use]
+    pub fn has_task(&self) -> bool {
+        let is_busy = |batch: &LedgerBatch| {
+            let is_under_way = !matches!(batch.phase, Phase::Planned | Phase::Open | Phase::Unloaded);
+            is_under_way || batch.waits_for_submissions()
+        };
+        self.source == SourceState::Planning
+            || self.next_full().is_some()
+            || self.batches.values().any(is_busy)
+            || self.next_wanted().is_some_and(|(_, rows, bytes)| self.has_room(rows, bytes))
+    }
+
     /// Whether each row of a batch has been looked at since a submission of its rows came back: none of them is still to
     /// be read or handed out. A batch that is not uncommitted has been.
     #[must_use]
