@@ -59,10 +59,11 @@ impl Signals {
                 _ = self.terminate.recv() => {}
                 () = next(&mut self.hangup) => {}
             }
-            sender.send_replace(request);
+            // Before the command knows, and may end.
             if request == StopRequest::Gently {
                 console.talk("stopping: waiting for what is in flight; once more to stop at once");
             }
+            sender.send_replace(request);
         }
         std::future::pending::<()>().await;
     }

@@ -18,6 +18,7 @@ use super::error::{ServiceError, in_words};
 use super::feed::ServedFeed;
 use super::register::{BatchName, PostedBatch, Posting, Register};
 use super::sweeper::sweep;
+use crate::budget::Account;
 use crate::config::Job;
 use crate::event::Voice;
 use crate::ident::{AppId, Fingerprint, RunId};
@@ -93,6 +94,7 @@ pub struct Service {
     register: Arc<Register>,
     columns: Arc<Columns>,
     epochs: EpochJournals,
+    account: Account,
     tally: Tally,
     /// Wakes the session when the first rows are known.
     first_rows: watch::Sender<bool>,
@@ -187,10 +189,11 @@ impl Service {
             ending.send_replace(Some(end));
         });
         tasks.spawn(sweep(Arc::clone(&register), options.keep));
-        let epochs =
+        let opened =
             is_open.await.map_err(|_| RunError::Task("the session ended before it began".to_owned()))??;
         let _tasks = Mutex::new(tasks);
-        Ok(Service { job, register, columns, epochs, tally, first_rows, end, _tasks })
+        let OpenedSession { epochs, account } = opened;
+        Ok(Service { job, register, columns, epochs, account, tally, first_rows, end, _tasks })
     }
 
     /// The job.
@@ -260,8 +263,10 @@ impl Service {
     /// Notes that the outcomes of an epoch are where they are to stay. Its journal is removed.
     ///
     /// # Errors
-    /// When the journal cannot be removed.
+    /// When the account cannot be flushed or the journal cannot be removed.
     pub fn committed(&self, epoch: u64) -> Result<(), ServiceError> {
+        // The journal holds what its answers cost, until the account has it for good.
+        self.account.sync().map_err(|error| ServiceError::Journal(error.to_string()))?;
         self.epochs.committed(epoch).map_err(|error| ServiceError::Journal(error.to_string()))
     }
 
@@ -299,8 +304,14 @@ impl Service {
     }
 }
 
-/// Gets the journals of a service, or why there is none.
-type Opened = oneshot::Sender<Result<EpochJournals, RunError>>;
+/// Gets what a service shares with its session, or why there is no session.
+type OpenedSender = oneshot::Sender<Result<OpenedSession, RunError>>;
+
+/// What a service shares with its session.
+struct OpenedSession {
+    epochs: EpochJournals,
+    account: Account,
+}
 
 /// The session behind a service.
 struct ServedSession {
@@ -318,8 +329,8 @@ struct ServedSession {
 }
 
 impl ServedSession {
-    /// Serves until the job ends. `opened` gets the journals once the session has the job to itself.
-    async fn serve(self, opened: &mut Option<Opened>) -> Result<End, RunError> {
+    /// Serves until the job ends. `opened` is used once the session has the job to itself.
+    async fn serve(self, opened: &mut Option<OpenedSender>) -> Result<End, RunError> {
         let job = Arc::clone(&self.job);
         let session = Session::open(&job, Scope::Server, self.run).await?;
         let end = session.during(Box::pin(self.serve_in(&session, opened))).await;
@@ -327,7 +338,11 @@ impl ServedSession {
         end
     }
 
-    async fn serve_in(self, session: &Session<'_>, opened: &mut Option<Opened>) -> Result<End, RunError> {
+    async fn serve_in(
+        self,
+        session: &Session<'_>,
+        opened: &mut Option<OpenedSender>,
+    ) -> Result<End, RunError> {
         let ServedSession { job, run: _, options, register, columns, inbox, withdrawals, .. } = self;
         let (mut has_rows, stop, voice) = (self.has_rows, self.stop, self.voice);
         let mut budget = session.budget().await?;
@@ -335,7 +350,8 @@ impl ServedSession {
         let (epochs, copier) = session.epochs(&mut budget, &voice).await?;
         if let Some(opened) = opened.take() {
             // The caller may be gone.
-            let _ = opened.send(Ok(epochs.clone()));
+            let account = budget.account.clone();
+            let _ = opened.send(Ok(OpenedSession { epochs: epochs.clone(), account }));
         }
         let first = unless_stopped(&stop, async {
             let first = has_rows.wait_for(|has_rows| *has_rows).await;

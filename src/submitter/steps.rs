@@ -31,6 +31,9 @@ const GONE_AFTER: u32 = 60;
 /// Prefix of the names of uploaded files.
 const NAME: &str = "enrich";
 
+/// Number of lists of batches for which one batch is asked for by itself.
+const LISTS_PER_REQUEST: usize = 10;
+
 impl Submitter {
     /// Takes the steps that are due. Returns whether there were any.
     pub(super) async fn take_steps(&mut self) -> Result<bool, SubmitterEnd> {
@@ -333,8 +336,8 @@ impl Submitter {
         Ok(())
     }
 
-    /// Asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose list shows a
-    /// batch as it was when it was asked for last.
+    /// Now and then asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose
+    /// list shows a batch as it was when it was asked for last.
     async fn renew_one(&mut self, ids: &[SubmissionId], listed: &mut [RemoteBatch]) {
         let own: Vec<Submission> = ids.iter().filter_map(|id| self.submission(*id)).collect();
         let is_open = |batch: &&mut RemoteBatch| {
@@ -342,7 +345,10 @@ impl Submitter {
         };
         let mut open: Vec<&mut RemoteBatch> = listed.iter_mut().filter(is_open).collect();
         self.turn = self.turn.wrapping_add(1);
-        let Some(at) = self.turn.checked_rem(open.len()) else { return };
+        if self.turn % LISTS_PER_REQUEST != 0 {
+            return;
+        }
+        let Some(at) = (self.turn / LISTS_PER_REQUEST).checked_rem(open.len()) else { return };
         if let Ok(Some(batch)) = self.api.get(&open[at].id).await {
             *open[at] = batch;
         }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "seeds and counts are printed")]
 #![allow(clippy::unwrap_used, reason = "a test that unwraps fails where it should")]
 
+mod airflow;
 mod anomalies;
 mod answers;
 mod bare;

@@ -107,7 +107,9 @@ fn every_job_reads_without_keys_as_the_editor_reads_it_and_has_a_target_of_its_o
     let files = folders.flat_map(|folder| fs::read_dir(folder).unwrap()).map(|entry| entry.unwrap().path());
     let mut names = BTreeSet::new();
     let mut targets = BTreeSet::new();
-    for file in files.filter(|file| file.extension().is_some_and(|ending| ending == "toml")) {
+    // The Python package's file is not a job.
+    let jobs = files.filter(|file| !file.ends_with("pyproject.toml"));
+    for file in jobs.filter(|file| file.extension().is_some_and(|ending| ending == "toml")) {
         // Its tables are Spark's.
         let is_served = file.parent().unwrap().ends_with("spark");
         let job = if is_served { Job::load_served(&file, &[], Keys::Read) } else { Job::load(&file) };

@@ -1,0 +1,1 @@
+../spark/enrich_spark.py
