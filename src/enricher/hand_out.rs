@@ -95,6 +95,10 @@ impl Enricher {
             // This pass has already looked at the next steps of the settled rows.
             self.capacity_freed.notify_one();
         }
+        if let Some(submissions) = &self.submissions {
+            // A batch that cannot be read for want of room may get it only if something is handed in.
+            submissions.judge(|batch| self.ledger.is_looked_at(batch) || self.ledger.hold().is_some());
+        }
         if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }

@@ -317,6 +317,20 @@ impl Ledger {
         self.batches.iter().filter(|(_, batch)| batch.phase == Phase::Unloaded).map(|(id, _)| *id)
     }
 
+    /// Whether each row of a batch has been looked at since a submission of its rows came back: none of them is still to
+    /// be read or handed out. A batch that is not uncommitted has been.
+    #[must_use]
+    pub fn is_looked_at(&self, id: BatchId) -> bool {
+        self.batches.get(&id).is_none_or(|batch| match batch.phase {
+            Phase::Planned => batch.is_answered,
+            Phase::Loading | Phase::Unloaded => false,
+            Phase::Open | Phase::Unloading => {
+                !batch.has_returned && batch.unfinished == batch.submitted + batch.handed_out
+            }
+            Phase::Committing | Phase::Forgetting => true,
+        })
+    }
+
     /// Reports that a submission with rows of a batch came back: what it brought is in the batch's journal. A batch that
     /// is not uncommitted is passed over.
     pub fn returned(&mut self, id: BatchId) {

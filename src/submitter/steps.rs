@@ -43,6 +43,7 @@ impl Submitter {
             .iter()
             .filter_map(|(id, driver)| Some((*id, driver.next(&self.submission(*id)?, now))))
             .filter(|(_, step)| !matches!(step, SubmissionAction::Wait(_) | SubmissionAction::Nothing))
+            .filter(|(_, step)| !self.is_put_off(step))
             .collect();
         due.sort_by_key(|(id, _)| *id);
         if due.iter().any(|(_, step)| *step == SubmissionAction::Poll) {
@@ -60,6 +61,11 @@ impl Submitter {
         self.rest.set(None, false);
         self.take_step(id, step).await?;
         Ok(true)
+    }
+
+    /// Whether a step waits until what has come back is looked at.
+    pub(super) fn is_put_off(&self, step: &SubmissionAction) -> bool {
+        *step == SubmissionAction::Create && self.context.submissions.unjudged().is_waited_for()
     }
 
     async fn take_step(&mut self, id: SubmissionId, step: SubmissionAction) -> Result<(), SubmitterEnd> {
@@ -427,6 +433,7 @@ impl Submitter {
         if let Some(failure) = collected.stop {
             self.refused(failure)?;
         }
+        self.context.submissions.unjudged().add(submission.all_batches());
         self.tell_returned(&submission);
         Ok(())
     }
