@@ -9,6 +9,7 @@ rows a second. Everything shares the machine's cores, the simulator too.
 """
 
 import argparse
+import atexit
 import os
 import socket
 import subprocess
@@ -94,6 +95,7 @@ class Bench:
         job = self.job("simulated", self.port, 'source.path = "none"\ntarget.path = "of_it"')
         command = [program, "simulate", job, "--port", str(self.port)]
         self.simulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self.simulator.kill)  # Where the benchmark fails.
         while not self.is_listening():
             time.sleep(0.1)
 
