@@ -35,6 +35,7 @@ mod damage;
 mod embeddings;
 mod errors;
 mod examples;
+mod export;
 mod fallback;
 mod features;
 mod forecast;
