@@ -351,7 +351,7 @@ impl Submitter {
         };
         let mut open: Vec<&mut RemoteBatch> = listed.iter_mut().filter(is_open).collect();
         self.turn = self.turn.wrapping_add(1);
-        if self.turn % LISTS_PER_REQUEST != 0 {
+        if !self.turn.is_multiple_of(LISTS_PER_REQUEST) {
             return;
         }
         let Some(at) = (self.turn / LISTS_PER_REQUEST).checked_rem(open.len()) else { return };
