@@ -295,21 +295,23 @@ impl Ledger {
     }
 
     /// Reports that a batch's rows are dropped from memory. It is loaded again once a submission of its rows came back,
-    /// or when there is room for it if all of its rows are done.
+    /// or when there is room for it if all of its rows are done. Returns false for a batch that was withdrawn, which is
+    /// never loaded again.
     ///
     /// # Panics
     /// If the rows were not to be dropped.
-    pub fn unloaded(&mut self, id: BatchId) {
+    pub fn unloaded(&mut self, id: BatchId) -> bool {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Unloading, "batch {id} was to be dropped");
         if batch.is_withdrawn {
             self.batches.remove(&id);
-            return;
+            return false;
         }
         batch.is_answered = batch.unfinished == 0;
         let is_awaited = !batch.is_answered && !batch.has_returned;
         batch.phase = if is_awaited { Phase::Unloaded } else { Phase::Planned };
         (batch.rows, batch.answers, batch.has_returned) = (Vec::new(), 0, false);
+        true
     }
 
     /// The batches that are not in memory because their rows wait for submissions.
@@ -510,7 +512,7 @@ impl Ledger {
                 );
                 batch.phase = Phase::Planned;
             }
-            LedgerTask::Unload(id) => self.unloaded(id),
+            LedgerTask::Unload(id) => _ = self.unloaded(id),
             LedgerTask::Forget(id) => self.forgotten(id),
         }
     }

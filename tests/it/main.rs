@@ -61,6 +61,7 @@ mod retry;
 mod routes;
 mod serve;
 mod serve_machines;
+mod serve_promises;
 mod sharing;
 mod sizes;
 mod soak;
