@@ -102,11 +102,11 @@ impl Register {
     /// When it is not taken in.
     pub(super) fn post(
         self: &Arc<Self>,
-        name: BatchName,
+        name: &BatchName,
         posted: PostedRows,
     ) -> Result<Posting, ServiceError> {
         let content = posted.content;
-        if let Some(posting) = self.find(&name, Some(content))? {
+        if let Some(posting) = self.find(name, Some(content))? {
             return Ok(posting);
         }
         let (rows, bytes) = (posted.rows.num_rows() as u64, posted.rows.get_array_memory_size() as u64);
@@ -118,10 +118,10 @@ impl Register {
         let (held_rows, held_bytes) = state.held;
         let is_full = held_rows + rows > self.window.max_rows || held_bytes + bytes > self.window.max_bytes;
         // Another request may have posted the same name in between.
-        if is_full && held_rows > 0 && !state.batches.contains_key(&name) {
+        if is_full && held_rows > 0 && !state.batches.contains_key(name) {
             return Err(ServiceError::Full);
         }
-        if !state.batches.contains_key(&name) {
+        if !state.batches.contains_key(name) {
             self.inbox.try_send(name.clone()).map_err(|_| ServiceError::Full)?;
             state.held = (held_rows + rows, held_bytes + bytes);
             let entry = RegisteredBatch {
@@ -138,7 +138,7 @@ impl Register {
             state.batches.insert(name.clone(), entry);
         }
         drop(state);
-        self.find(&name, Some(content))?.ok_or(ServiceError::Stopping)
+        self.find(name, Some(content))?.ok_or(ServiceError::Stopping)
     }
 
     /// Checks that a batch fits into the window.
@@ -352,12 +352,12 @@ mod tests {
         let window = WindowLimits { max_rows: 3, max_bytes: 1_000 };
         let register = Arc::new(Register::new(window, inbox, withdraw));
         let name = || BatchName { epoch: 0, name: "name".to_owned() };
-        drop(register.post(name(), posted(1)).unwrap());
+        drop(register.post(&name(), posted(1)).unwrap());
         std::thread::sleep(Duration::from_millis(1));
         register.sweep(Duration::ZERO);
         assert_eq!(register.held().rows, 0);
-        let waits = register.post(name(), posted(2)).unwrap();
-        assert!(matches!(register.post(name(), posted(1)), Err(ServiceError::OtherRows)));
+        let waits = register.post(&name(), posted(2)).unwrap();
+        assert!(matches!(register.post(&name(), posted(1)), Err(ServiceError::OtherRows)));
         let taken = register.take_up(&names.try_recv().unwrap(), BatchId::new(7)).unwrap();
         assert_eq!(taken.content, posted(2).content);
         assert!(register.take_up(&names.try_recv().unwrap(), BatchId::new(8)).is_none());

@@ -233,7 +233,7 @@ impl Service {
         }
         self.register.check_size(rows.num_rows() as u64, 0)?;
         let posted = self.columns.take(rows)?;
-        self.register.post(BatchName { epoch, name: name.to_owned() }, posted)
+        self.register.post(&BatchName { epoch, name: name.to_owned() }, posted)
     }
 
     /// Waits for a batch that was posted before. `None` if it is not known, or not any more: then it is to be posted
