@@ -205,7 +205,7 @@ pub(super) fn in_step(step: &CompiledStep, route: usize, question: Fingerprint) 
     Fingerprint::of([question.to_bytes().as_slice(), step.output.as_bytes(), route.as_slice()])
 }
 
-/// Returns the key of a question that only one row may ask, by that of the question.
+/// Returns the key of a question and a row. `question` is the key of the question alone.
 pub(super) fn of_row(question: Fingerprint, row: &RowKey) -> Fingerprint {
     let number = row.row.to_le_bytes();
     Fingerprint::of([question.to_bytes().as_slice(), row.file.as_bytes(), number.as_slice()])

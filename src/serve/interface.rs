@@ -42,7 +42,7 @@ const BYTES_OF_PERMIT: u64 = 1_024;
 pub struct HttpSettings {
     /// What clients have to send as bearer token; `None` if anybody may ask.
     pub token: Option<String>,
-    /// Returns the exit status that stands for an end, which clients are told.
+    /// The exit status of the command for each end. Clients are told it.
     pub status_of: StatusOf,
 }
 
@@ -156,13 +156,13 @@ fn encoded(bytes: Result<Vec<u8>, String>) -> Response {
 }
 
 #[derive(Deserialize)]
-struct Wanted {
+struct BatchQuery {
     #[serde(default)]
     epoch: u64,
     wait: Option<u64>,
 }
 
-impl Wanted {
+impl BatchQuery {
     fn wait(&self) -> Duration {
         Duration::from_secs(self.wait.unwrap_or(WAIT)).min(LONGEST_WAIT)
     }
@@ -181,7 +181,7 @@ fn no_id() -> Response {
 async fn put_batch(
     State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<BatchQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Response {
@@ -215,7 +215,7 @@ async fn put_batch(
 async fn get_batch(
     State(interface): State<Arc<HttpInterface>>,
     Path(id): Path<String>,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<BatchQuery>,
 ) -> Response {
     if !is_id(&id) {
         return no_id();
@@ -238,7 +238,7 @@ impl HttpInterface {
     ) -> Result<(Bytes, OwnedSemaphorePermit), ServiceError> {
         let length = headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
         let Some(length) = length else {
-            return Err(ServiceError::Rows("the request has no Content-Length".to_owned()));
+            return Err(ServiceError::Invalid("the request has no Content-Length".to_owned()));
         };
         let most = self.service.job().window.max_bytes;
         if length > most {
@@ -248,7 +248,8 @@ impl HttpInterface {
         }
         let permit = Arc::clone(&self.room).try_acquire_many_owned(permits(length));
         let permit = permit.map_err(|_| ServiceError::Full)?;
-        let cut = |error: &dyn Display| ServiceError::Rows(format!("the body did not arrive whole: {error}"));
+        let cut =
+            |error: &dyn Display| ServiceError::Invalid(format!("the body did not arrive whole: {error}"));
         let bytes = timeout(BODY, to_bytes(body, usize::try_from(length).unwrap_or(usize::MAX))).await;
         let bytes = bytes.map_err(|_| cut(&"it takes longer than a minute; post smaller batches"))?;
         Ok((bytes.map_err(|error| cut(&error))?, permit))

@@ -32,7 +32,7 @@ pub(super) fn message(status: StatusCode, text: impl Into<String>) -> Response {
 pub(super) fn refused(error: &ServiceError, status_of: StatusOf) -> Response {
     let text = error.to_string();
     match error {
-        ServiceError::Rows(_) => message(StatusCode::BAD_REQUEST, text),
+        ServiceError::Invalid(_) => message(StatusCode::BAD_REQUEST, text),
         ServiceError::TooLarge(_) => message(StatusCode::PAYLOAD_TOO_LARGE, text),
         ServiceError::OtherRows => message(StatusCode::UNPROCESSABLE_ENTITY, text),
         ServiceError::Full => later(text, UNTIL_ROOM),

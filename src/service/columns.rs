@@ -26,7 +26,7 @@ pub(super) struct PostedRows {
 
 /// The columns of a service. The rows that come first decide about the types of what the steps read.
 #[derive(Debug)]
-pub(super) struct Columns {
+pub(super) struct RowColumns {
     job: Arc<Job>,
     run: RunId,
     /// The columns that the steps read.
@@ -38,9 +38,9 @@ pub(super) struct Columns {
 /// Most schemas that are remembered.
 const MOST_FITTING: usize = 16;
 
-impl Columns {
+impl RowColumns {
     pub(super) fn new(job: Arc<Job>, run: RunId) -> Self {
-        Columns { job, run, read: Mutex::default(), fitting: Mutex::default() }
+        RowColumns { job, run, read: Mutex::default(), fitting: Mutex::default() }
     }
 
     /// Returns the columns that rows of this schema get.
@@ -52,7 +52,7 @@ impl Columns {
         if let Some((_, columns)) = fitting.iter().find(|(known, _)| known == schema) {
             return Ok(Arc::clone(columns));
         }
-        let wrong = |error: &dyn std::fmt::Display| ServiceError::Rows(error.to_string());
+        let wrong = |error: &dyn std::fmt::Display| ServiceError::Invalid(error.to_string());
         let own: Vec<FieldRef> =
             schema.fields().iter().filter(|field| field.name() != KEY_COLUMN).cloned().collect();
         let own = Schema::new(own);
@@ -84,11 +84,11 @@ impl Columns {
     /// Returns what the steps read of rows, and the rows' keys.
     ///
     /// # Errors
-    /// As [`Columns::fit`], and when a value or a key cannot be read.
+    /// As [`RowColumns::fit`], and when a value or a key cannot be read.
     pub(super) fn take(&self, rows: &RecordBatch) -> Result<PostedRows, ServiceError> {
         self.fit(&rows.schema())?;
         let read = self.read().expect("rows that fit decide about the columns");
-        let wrong = |error: ArrowError| ServiceError::Rows(error.to_string());
+        let wrong = |error: ArrowError| ServiceError::Invalid(error.to_string());
         let schema = rows.schema();
         let column = |field: &FieldRef| -> Result<ArrayRef, ServiceError> {
             let column = rows.column(place(field, &schema)?);
@@ -98,11 +98,11 @@ impl Columns {
             let strict = CastOptions { safe: false, ..CastOptions::default() };
             let to = |column: &ArrayRef, target: &DataType| {
                 let cast = cast_with_options(column, target, &strict);
-                cast.map_err(|error| ServiceError::Rows(format!("column {:?}: {error}", field.name())))
+                cast.map_err(|error| ServiceError::Invalid(format!("column {:?}: {error}", field.name())))
             };
             let cast = to(column, field.data_type())?;
             if to(&cast, column.data_type())?.as_ref() != column.as_ref() {
-                return Err(ServiceError::Rows(format!(
+                return Err(ServiceError::Invalid(format!(
                     "column {:?} is {} and has values that {} of the rows that came first cannot hold; cast it, or start another service",
                     field.name(),
                     column.data_type(),
@@ -151,20 +151,20 @@ fn is_alike(first: &DataType, here: &DataType) -> bool {
     }
 }
 
-/// Returns where rows have a column, in a type that can become that of the first rows.
+/// Returns the index of a column in rows, whose type must be convertible to that of the first rows.
 fn place(field: &FieldRef, rows: &Schema) -> Result<usize, ServiceError> {
     let name = field.name();
     let Ok(at) = rows.index_of(name) else {
         let near = nearest(name, rows.fields().iter().map(|field| field.name().as_str()));
         let near = near.map_or_else(String::new, |near| format!(" Did you mean {near:?}?"));
-        return Err(ServiceError::Rows(format!(
+        return Err(ServiceError::Invalid(format!(
             "the rows have no column {name:?}, which a step reads.{near}"
         )));
     };
     let (first, here) = (field.data_type(), rows.field(at).data_type());
     match is_alike(first, here) {
         true => Ok(at),
-        false => Err(ServiceError::Rows(format!(
+        false => Err(ServiceError::Invalid(format!(
             "column {name:?} is {here}, and was {first} in the rows that came first; cast it, or start another service"
         ))),
     }

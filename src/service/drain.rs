@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::register::Register;
+use super::register::BatchRegister;
 use crate::ident::Lineage;
 use crate::rows::FilledBatch;
 use crate::run::{Delivery, Drain, RunError};
@@ -10,7 +10,7 @@ use crate::sink::ServedColumns;
 
 /// Hands filled batches to those who wait for them.
 pub(super) struct ServedDrain {
-    pub(super) register: Arc<Register>,
+    pub(super) register: Arc<BatchRegister>,
     pub(super) columns: Arc<ServedColumns>,
 }
 

@@ -7,9 +7,9 @@ use crate::run::{End, RunError};
 /// Why posted rows get no outcomes.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The rows do not fit the job.
+    /// The rows or their request cannot be taken as they are.
     #[error("{0}")]
-    Rows(String),
+    Invalid(String),
     /// The batch is larger than the window of the job.
     #[error("{0}")]
     TooLarge(String),

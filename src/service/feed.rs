@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::columns::PostedRows;
-use super::register::{BatchName, Register};
+use super::register::{BatchName, BatchRegister};
 use crate::checkpoint::{FileRange, PlannedBatch, Position};
 use crate::enricher::LoadedBatch;
 use crate::executor::Mode;
@@ -17,7 +17,7 @@ use crate::run::{Feed, RunError};
 
 /// The batches that are posted, in the order in which they came.
 pub(super) struct ServedFeed {
-    pub(super) register: Arc<Register>,
+    pub(super) register: Arc<BatchRegister>,
     pub(super) inbox: mpsc::Receiver<BatchName>,
     pub(super) withdrawals: Option<mpsc::Receiver<BatchId>>,
     pub(super) mode: watch::Receiver<Mode>,

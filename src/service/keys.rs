@@ -14,8 +14,8 @@ use crate::ident::Fingerprint;
 /// The column of posted rows that holds their keys, if the poster names them.
 pub(super) const KEY_COLUMN: &str = "__key";
 
-/// Returns the keys of rows: of what `named` holds, if it is given, else of the values of the rows. A key that comes
-/// again in the batch is told apart by how often it came before. Also returns a hash of the rows and their keys.
+/// Returns the keys of rows, and a hash of the rows with their keys. A key is made of what `named` holds, if it is given,
+/// else of the row's values. Rows of a batch with equal contents get different keys, by their order.
 pub(super) fn keys(
     rows: &RecordBatch,
     named: Option<&dyn Array>,

@@ -35,18 +35,18 @@ enum BatchProgress {
 
 /// The posted batches of a service.
 #[derive(Debug)]
-pub(super) struct Register {
+pub(super) struct BatchRegister {
     window: WindowLimits,
     /// Names of the batches that wait to be taken up, as they came.
     inbox: mpsc::Sender<BatchName>,
     withdrawals: mpsc::Sender<BatchId>,
-    state: Mutex<RegisterState>,
+    state: Mutex<BatchRegisterState>,
     /// Changes when there is room for more rows.
     room: watch::Sender<()>,
 }
 
 #[derive(Debug, Default)]
-struct RegisterState {
+struct BatchRegisterState {
     batches: HashMap<BatchName, RegisteredBatch>,
     /// Batches that are taken up, by number.
     names: BTreeMap<BatchId, BatchName>,
@@ -76,23 +76,23 @@ struct RegisteredBatch {
 
 /// Sizes of what a register holds.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Held {
+pub(super) struct RegisterSize {
     pub(super) batches: usize,
     pub(super) rows: u64,
     pub(super) bytes: u64,
 }
 
-impl Register {
+impl BatchRegister {
     pub(super) fn new(
         window: WindowLimits,
         inbox: mpsc::Sender<BatchName>,
         withdrawals: mpsc::Sender<BatchId>,
     ) -> Self {
         let (state, room) = (Mutex::default(), watch::Sender::default());
-        Register { window, inbox, withdrawals, state, room }
+        BatchRegister { window, inbox, withdrawals, state, room }
     }
 
-    fn state(&self) -> MutexGuard<'_, RegisterState> {
+    fn state(&self) -> MutexGuard<'_, BatchRegisterState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -265,13 +265,17 @@ impl Register {
         self.room.subscribe()
     }
 
-    pub(super) fn held(&self) -> Held {
+    pub(super) fn held(&self) -> RegisterSize {
         let state = self.state();
-        Held { batches: state.batches.len() - state.fetched.len(), rows: state.held.0, bytes: state.held.1 }
+        RegisterSize {
+            batches: state.batches.len() - state.fetched.len(),
+            rows: state.held.0,
+            bytes: state.held.1,
+        }
     }
 }
 
-impl RegisterState {
+impl BatchRegisterState {
     fn forget(&mut self, name: &BatchName) {
         let Some(entry) = self.batches.remove(name) else { return };
         if let Some(id) = entry.id {
@@ -289,7 +293,7 @@ impl RegisterState {
 /// A wait for the outcomes of a batch. As long as there is one, the rows of the batch are sent.
 #[derive(Debug)]
 pub struct Posting {
-    register: Arc<Register>,
+    register: Arc<BatchRegister>,
     name: BatchName,
     progress: watch::Receiver<BatchProgress>,
 }
@@ -350,7 +354,7 @@ mod tests {
         let (inbox, mut names) = mpsc::channel(8);
         let (withdraw, mut withdrawn) = mpsc::channel(8);
         let window = WindowLimits { max_rows: 3, max_bytes: 1_000 };
-        let register = Arc::new(Register::new(window, inbox, withdraw));
+        let register = Arc::new(BatchRegister::new(window, inbox, withdraw));
         let name = || BatchName { epoch: 0, name: "name".to_owned() };
         drop(register.post(&name(), posted(1)).unwrap());
         std::thread::sleep(Duration::from_millis(1));

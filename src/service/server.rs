@@ -14,11 +14,11 @@ use tokio::task::JoinSet;
 use url::Url;
 use uuid::Uuid;
 
-use super::columns::Columns;
+use super::columns::RowColumns;
 use super::drain::ServedDrain;
 use super::error::{ServiceError, in_words};
 use super::feed::ServedFeed;
-use super::register::{BatchName, Posting, Register};
+use super::register::{BatchName, BatchRegister, Posting};
 use super::sweeper::sweep;
 use crate::budget::Account;
 use crate::config::Job;
@@ -95,8 +95,8 @@ impl Default for ServiceOptions {
 #[derive(Debug)]
 pub struct Service {
     job: Arc<Job>,
-    register: Arc<Register>,
-    columns: Arc<Columns>,
+    register: Arc<BatchRegister>,
+    columns: Arc<RowColumns>,
     epochs: EpochJournals,
     account: Account,
     tally: Tally,
@@ -154,8 +154,8 @@ impl Service {
         let run = RunId::random();
         let (posts, inbox) = mpsc::channel(MOST_WAITING);
         let (withdraw, withdrawals) = mpsc::channel(MOST_WITHDRAWN);
-        let register = Arc::new(Register::new(job.window, posts, withdraw));
-        let columns = Arc::new(Columns::new(Arc::clone(&job), run));
+        let register = Arc::new(BatchRegister::new(job.window, posts, withdraw));
+        let columns = Arc::new(RowColumns::new(Arc::clone(&job), run));
         let tally = Tally::default();
         let (first_rows, has_rows) = watch::channel(false);
         let (opened, is_open) = oneshot::channel();
@@ -227,7 +227,7 @@ impl Service {
     pub fn post(&self, epoch: u64, name: &str, rows: &RecordBatch) -> Result<Posting, ServiceError> {
         self.schema(&rows.schema())?;
         if self.epochs.len_beside(epoch) >= MOST_EPOCHS {
-            return Err(ServiceError::Rows(format!(
+            return Err(ServiceError::Invalid(format!(
                 "{MOST_EPOCHS} epochs are not committed; say of those whose outcomes are written that they are committed, before there is a new one"
             )));
         }
@@ -327,8 +327,8 @@ struct ServedSession {
     job: Arc<Job>,
     run: RunId,
     options: ServiceOptions,
-    register: Arc<Register>,
-    columns: Arc<Columns>,
+    register: Arc<BatchRegister>,
+    columns: Arc<RowColumns>,
     inbox: mpsc::Receiver<BatchName>,
     withdrawals: mpsc::Receiver<crate::ident::BatchId>,
     has_rows: watch::Receiver<bool>,

@@ -1,5 +1,5 @@
-//! Batches that turn up once their submission is collected: the answer to a creation was lost, and the list showed what had
-//! been made only after it was made again and came back. They are told, cancelled and booked.
+//! Late duplicates: batches that a provider lists only after their submission was made again and collected. Each is
+//! told, cancelled and booked.
 
 use super::steps::belongs;
 use super::submission::note;

@@ -262,7 +262,7 @@ impl Driver {
         serde_json::from_str(&line).unwrap_or_else(|_| panic!("the driver says {line:?}"))
     }
 
-    /// What comes of the case that was begun.
+    /// The output of the case that was begun, once it has ended.
     fn end(&mut self) -> Value {
         self.say(&json!({}));
         self.answer()
