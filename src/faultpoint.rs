@@ -32,6 +32,9 @@ pub const ACTIONS: &[&str] = &[
 /// Actions with a fault point on each side that only jobs with a checkpoint in an object store take.
 pub const STORE_ACTIONS: &[&str] = &["lease", "journal-copy"];
 
+/// Actions with a fault point on each side that only jobs take whose source is staged.
+pub const STAGING_ACTIONS: &[&str] = &["stage"];
+
 /// Actions with a fault point on each side that only jobs take which go through a provider's Batch API.
 pub const BATCH_ACTIONS: &[&str] =
     &["spool", "submission-save", "upload", "batch-create", "batch-look", "download", "collect"];
@@ -62,7 +65,7 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{ACTIONS, BATCH_ACTIONS, STORE_ACTIONS, Side};
+    use super::{ACTIONS, BATCH_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side};
 
     struct Armed {
         action: String,
@@ -88,8 +91,12 @@ mod armed {
             "after" => Side::After,
             _ => return None,
         };
-        let is_action =
-            ACTIONS.iter().chain(STORE_ACTIONS).chain(BATCH_ACTIONS).any(|known| *known == action);
+        let is_action = ACTIONS
+            .iter()
+            .chain(STORE_ACTIONS)
+            .chain(BATCH_ACTIONS)
+            .chain(STAGING_ACTIONS)
+            .any(|known| *known == action);
         let known = is_action && ["kill", "stop", "io", "full", "readonly"].contains(&effect);
         known.then_some(Armed {
             action: action.to_owned(),
@@ -115,7 +122,14 @@ mod armed {
     }
 
     pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
-        debug_assert!(ACTIONS.iter().chain(STORE_ACTIONS).chain(BATCH_ACTIONS).any(|known| *known == action));
+        debug_assert!(
+            ACTIONS
+                .iter()
+                .chain(STORE_ACTIONS)
+                .chain(BATCH_ACTIONS)
+                .chain(STAGING_ACTIONS)
+                .any(|known| *known == action)
+        );
         let Some(armed) = ARMED.as_ref() else { return Ok(()) };
         if armed.action != action || armed.side != side {
             return Ok(());

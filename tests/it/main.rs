@@ -37,6 +37,7 @@ mod errors;
 mod examples;
 mod fallback;
 mod features;
+mod files;
 mod forecast;
 mod foreign;
 mod independent;
