@@ -216,7 +216,7 @@ impl<'a> Pass<'a> {
                         self.infer(&record);
                     }
                     KindOrigin::Declared | KindOrigin::Known => {
-                        skipped.skip(self.bad_cell(&record, misfit))?
+                        skipped.skip(self.bad_cell(&record, misfit))?;
                     }
                 }
             } else {

@@ -23,6 +23,9 @@ const SAMPLE_BYTES: usize = 4_000_000;
 const PIECE_BYTES: usize = 4_000_000;
 const PIECE_ROWS: usize = 8_192;
 
+/// An object of a file, with its line and its size in bytes.
+type JsonRow = (u64, Map<String, Value>, usize);
+
 /// Stages a file into `to`. Returns what it holds.
 ///
 /// # Errors
@@ -123,7 +126,7 @@ fn write(
 fn next<R: BufRead>(
     records: &mut JsonRecords<R>,
     skipped: &mut SkippedRows,
-) -> Result<Option<(u64, Map<String, Value>, usize)>, StageError> {
+) -> Result<Option<JsonRow>, StageError> {
     while let Some(JsonRecord { line, text }) = records.next()? {
         let bad = match serde_json::from_slice::<Value>(text.trim_ascii_end()) {
             Ok(Value::Object(row)) => return Ok(Some((line, row, text.len()))),
