@@ -39,6 +39,9 @@ pub const STAGING_ACTIONS: &[&str] = &["stage"];
 pub const BATCH_ACTIONS: &[&str] =
     &["spool", "submission-save", "upload", "batch-create", "batch-look", "download", "collect"];
 
+/// Actions with a fault point on each side that only an export takes.
+pub const EXPORT_ACTIONS: &[&str] = &["export-write", "export-finish"];
+
 /// Passes a fault point.
 ///
 /// # Errors
@@ -65,7 +68,7 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{ACTIONS, BATCH_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side};
+    use super::{ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side};
 
     struct Armed {
         action: String,
@@ -91,13 +94,7 @@ mod armed {
             "after" => Side::After,
             _ => return None,
         };
-        let is_action = ACTIONS
-            .iter()
-            .chain(STORE_ACTIONS)
-            .chain(BATCH_ACTIONS)
-            .chain(STAGING_ACTIONS)
-            .any(|known| *known == action);
-        let known = is_action && ["kill", "stop", "io", "full", "readonly"].contains(&effect);
+        let known = is_action(action) && ["kill", "stop", "io", "full", "readonly"].contains(&effect);
         known.then_some(Armed {
             action: action.to_owned(),
             side,
@@ -105,6 +102,10 @@ mod armed {
             hit: hit.parse().ok()?,
             seen: AtomicU64::new(0),
         })
+    }
+
+    fn is_action(name: &str) -> bool {
+        [ACTIONS, STORE_ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS].concat().contains(&name)
     }
 
     /// Sends this process a signal with kill(1), since the crate forbids the unsafe code to raise one. The calling
@@ -122,14 +123,7 @@ mod armed {
     }
 
     pub(super) fn pass(action: &'static str, side: Side) -> io::Result<()> {
-        debug_assert!(
-            ACTIONS
-                .iter()
-                .chain(STORE_ACTIONS)
-                .chain(BATCH_ACTIONS)
-                .chain(STAGING_ACTIONS)
-                .any(|known| *known == action)
-        );
+        debug_assert!(is_action(action));
         let Some(armed) = ARMED.as_ref() else { return Ok(()) };
         if armed.action != action || armed.side != side {
             return Ok(());

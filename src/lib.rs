@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod enricher;
 pub mod event;
 pub mod executor;
+pub mod export;
 pub mod fault;
 pub mod faultpoint;
 pub mod ident;

@@ -22,6 +22,20 @@ pub(super) struct CheckArguments {
 }
 
 pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
+    if arguments.repair {
+        let job = arguments.job.load_served(Keys::Unneeded)?;
+        let done = crate::inspect::salvage(&job).await?;
+        for line in &done {
+            output::data(format!("{}  {line}", style("mended").yellow()))?;
+        }
+        if done.is_empty() {
+            output::data("nothing is damaged")?;
+        }
+        // A job without tables is only served, and the rest is about runs.
+        if arguments.job.load(Keys::Unneeded).is_err() {
+            return Ok(Exit::Done);
+        }
+    }
     let (job, keyless) = match arguments.job.load(Keys::Read) {
         Ok(job) => (job, None),
         // Without its keys much can still be checked, if nothing else is wrong with the job.
@@ -30,15 +44,6 @@ pub(super) async fn check(arguments: CheckArguments) -> anyhow::Result<Exit> {
             Err(_) => return Err(error.into()),
         },
     };
-    if arguments.repair {
-        let done = crate::inspect::salvage(&job).await?;
-        for line in &done {
-            output::data(format!("{}  {line}", style("mended").yellow()))?;
-        }
-        if done.is_empty() {
-            output::data("nothing is damaged")?;
-        }
-    }
     let simulator = match &job.simulator {
         Some(spec) if job.simulated => Some(Simulator::start(spec.clone(), 0).await?),
         _ => None,

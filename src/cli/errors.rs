@@ -13,11 +13,12 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::exit::{Exit, misuse};
 use super::job::JobArguments;
-use super::listing::{BatchListing, Format};
+use super::listing::BatchListing;
 use super::output;
 use super::select::SelectArguments;
 use crate::checkpoint::Selection;
 use crate::config::{Job, Keys};
+use crate::export::{ExportFormat, FormulaCells, TextCompression};
 use crate::fault::{Class, is_format_control};
 use crate::run::RunError;
 use crate::sink::{FailedError, FailedGroup, FailedRows, LISTED};
@@ -88,9 +89,13 @@ pub(super) async fn errors(arguments: ErrorsArguments) -> anyhow::Result<Exit> {
     } else {
         let shown = match arguments.format {
             ErrorsFormat::Table => table(&arguments, &rows, &job).await?,
-            ErrorsFormat::Json => listing(&arguments, &rows, Format::Json).await?,
-            ErrorsFormat::Csv => listing(&arguments, &rows, Format::Csv).await?,
-            ErrorsFormat::Parquet => listing(&arguments, &rows, Format::Parquet).await?,
+            ErrorsFormat::Json => {
+                listing(&arguments, &rows, ExportFormat::JsonLines(TextCompression::Plain)).await?
+            }
+            ErrorsFormat::Csv => {
+                listing(&arguments, &rows, ExportFormat::Csv(TextCompression::Plain)).await?
+            }
+            ErrorsFormat::Parquet => listing(&arguments, &rows, ExportFormat::Parquet).await?,
         };
         match shown {
             ShownCount::All(count) => count,
@@ -311,13 +316,14 @@ impl Texts {
 async fn listing(
     arguments: &ErrorsArguments,
     rows: &FailedRows,
-    format: Format,
+    format: ExportFormat,
 ) -> anyhow::Result<ShownCount> {
     let columns = columns(arguments, rows, usize::MAX);
-    if arguments.escape_formulas && format != Format::Csv {
+    if arguments.escape_formulas && !format.has_cells() {
         misuse!("--escape-formulas goes with --format csv");
     }
-    let mut listing = BatchListing::open(format, arguments.output.as_deref(), arguments.escape_formulas)?;
+    let formulas = if arguments.escape_formulas { FormulaCells::Escaped } else { FormulaCells::Unchanged };
+    let mut listing = BatchListing::open(format, arguments.output.as_deref(), formulas)?;
     let mut shown = 0;
     let limit = arguments.limit.filter(|limit| *limit > 0);
     let selection = arguments.select.selection(&arguments.provider);

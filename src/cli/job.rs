@@ -31,6 +31,11 @@ impl JobArguments {
     pub(super) fn load(&self, keys: Keys) -> Result<Job, ConfigError> {
         self.set.load(&self.job, keys)
     }
+
+    /// As [`JobArguments::load`], for a job that is served.
+    pub(super) fn load_served(&self, keys: Keys) -> Result<Job, ConfigError> {
+        self.set.load_served(&self.job, keys)
+    }
 }
 
 impl SetArguments {

@@ -9,6 +9,7 @@ mod direct;
 mod ending;
 mod errors;
 mod exit;
+mod export;
 mod init;
 mod job;
 mod listing;
@@ -40,6 +41,7 @@ use tokio::task::JoinSet;
 
 use self::output::Console;
 use crate::config::ConfigError;
+use crate::export::ExportError;
 use crate::run::{EndKind, ErrorKind, RunError};
 use crate::serve::TlsError;
 
@@ -62,6 +64,8 @@ enum Command {
     Errors(errors::ErrorsArguments),
     /// Send failed rows to the model again and replace their results
     Retry(retry::RetryArguments),
+    /// Write rows of the target to files: Parquet, CSV or JSON lines
+    Export(export::ExportArguments),
     /// Show the state of a job: what is left to do, what failed, which run is active
     Status(status::StatusArguments),
     /// List what was handed to providers' Batch APIs; cancel it, or give it up
@@ -134,6 +138,7 @@ async fn command(command: Command) -> anyhow::Result<Exit> {
         Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await,
         Command::Errors(arguments) => Box::pin(errors::errors(arguments)).await,
         Command::Retry(arguments) => Box::pin(retry::retry(arguments)).await,
+        Command::Export(arguments) => Box::pin(export::export(arguments)).await,
         Command::Status(arguments) => Box::pin(status::status(arguments)).await,
         Command::Batches(arguments) => Box::pin(batches::batches(arguments)).await,
         Command::Try(arguments) => Box::pin(trial::trial(arguments)).await,
@@ -178,6 +183,10 @@ fn without_hidden(script: &str, shell: clap_complete::Shell) -> String {
 fn explain(error: &anyhow::Error, console: &Console) -> Exit {
     if let Some(error) = error.downcast_ref::<RunError>() {
         return report_run_error(error, console);
+    }
+    if let Some(error) = error.downcast_ref::<ExportError>() {
+        console.problem(error.to_string(), error.hint());
+        return if error.is_usage() { Exit::Usage } else { Exit::Internal };
     }
     console.problem(message_with_causes(error), None);
     if error.is::<tokio::task::JoinError>() {

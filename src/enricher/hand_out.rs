@@ -95,6 +95,11 @@ impl Enricher {
             // This pass has already looked at the next steps of the settled rows.
             self.capacity_freed.notify_one();
         }
+        if let Some(submissions) = &self.submissions {
+            // A batch that cannot be read now, for want of room or of a row that is held, may wait for what is handed in.
+            let is_idle = settled == 0 && !self.ledger.has_task();
+            submissions.judge(|batch| is_idle || self.ledger.is_looked_at(batch));
+        }
         if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);
         }
@@ -345,7 +350,8 @@ impl Enricher {
                 && batch.collected(&row_key, &step.output, question.fingerprint(), name) >= *max_submissions
         };
         let tried = own.filter(is_spent).fold(0, |tried, provider| tried | bit(provider));
-        let mut key = sharing::in_step(step, route, question.fingerprint());
+        let first = earlier.first.unwrap_or(question.fingerprint());
+        let mut key = sharing::in_step(step, route, first);
         if !step.spec.shares {
             key = sharing::of_row(key, &row_key);
         }
@@ -363,8 +369,8 @@ impl Enricher {
             shares: step.spec.shares,
             earlier,
         };
-        // A row that is posted twice is sent once.
-        if !(step.spec.shares || epochs.is_some()) || earlier.answers > 0 {
+        // A row that is posted twice is sent once, and repaired once.
+        if epochs.is_none() && (!step.spec.shares || earlier.answers > 0) {
             return PriorState::Nothing(request);
         }
         match sharing.look(key, step, providers, &request) {

@@ -189,11 +189,12 @@ impl Enricher {
         loop {
             match self.ledger.next_task() {
                 Some(LedgerTask::Unload(id)) => {
-                    if let Some(batch) = self.open.remove(&id) {
+                    let batch = self.open.remove(&id);
+                    let stays = self.ledger.unloaded(id);
+                    if let Some(batch) = batch.filter(|_| stays) {
                         self.digests.insert(id, batch.digest());
                         self.counted.insert(id, batch.counted);
                     }
-                    self.ledger.unloaded(id);
                 }
                 other => return other,
             }
@@ -328,6 +329,12 @@ impl Enricher {
     /// answered until then is in its journal.
     pub fn withdraw(&mut self, id: BatchId) {
         self.ledger.withdraw(id);
+        for request in std::mem::take(&mut self.rerouted) {
+            match request.cell.batch == id {
+                true => self.put_back(request.cell),
+                false => self.rerouted.push_back(request),
+            }
+        }
     }
 
     /// Returns a receiver of the mode in which requests are sent.

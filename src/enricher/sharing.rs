@@ -159,8 +159,10 @@ impl Sharing {
     /// Has a row wait for the answer to a question in flight.
     pub(super) fn wait(&mut self, key: Fingerprint, mut request: Request) {
         if let Some((question, waiting)) = self.waiting.get_mut(&key) {
-            // All rows with the question share one copy of it.
-            request.question = Arc::clone(question);
+            // All rows with the question share one copy of it. A row may be further than another: at a repair.
+            if question.fingerprint() == request.question.fingerprint() {
+                request.question = Arc::clone(question);
+            }
             waiting.push(request);
         }
     }

@@ -68,6 +68,11 @@ impl SubmitterLink {
         self.list.collected_ids()
     }
 
+    /// Notes of which batches all that was collected has been looked at.
+    pub(super) fn judge(&self, is_looked_at: impl Fn(BatchId) -> bool) {
+        self.list.unjudged().judge(is_looked_at);
+    }
+
     /// Notes that a batch, and all before it, is committed.
     pub(super) fn committed(&self, batch: BatchId) {
         self.first_uncommitted.fetch_max(batch.next().get(), Ordering::Release);

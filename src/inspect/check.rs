@@ -26,7 +26,7 @@ use crate::run::Recoverer;
 use crate::run::pause;
 use crate::run::{Begin, check_creatable};
 use crate::run::{PreparedJob, RunError, check_appendable, check_writable};
-use crate::run::{RETRY_FOLDER, Scope, Session, holder, home};
+use crate::run::{RETRY_FOLDER, SERVED_FOLDER, Scope, Session, holder, home};
 use crate::run::{RunBudget, Spent};
 use crate::sink::Sink;
 use crate::source::{Lag, Source};
@@ -316,9 +316,10 @@ async fn ask_for_object(endpoint: &Endpoint, shape: Shape) -> Result<String, Fai
     })
 }
 
-/// Returns the paths of the journals of runs and retries.
+/// Returns the paths of the journals of runs, retries and servers.
 fn journals(job: &Job) -> Vec<PathBuf> {
-    let folders = [job.places.journal.clone(), job.places.journal.join(RETRY_FOLDER)];
+    let own = &job.places.journal;
+    let folders = [own.clone(), own.join(RETRY_FOLDER), own.join(SERVED_FOLDER)];
     let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let mut journals: Vec<PathBuf> = entries
         .map(|entry| entry.path())

@@ -149,6 +149,13 @@ impl EpochJournals {
         self.folder.forget(BatchId::new(epoch))
     }
 
+    /// Number of other epochs that are not committed, or 0 if this one has a journal.
+    #[must_use]
+    pub fn len_beside(&self, epoch: u64) -> usize {
+        let open = self.lock();
+        if open.contains_key(&epoch_file(epoch)) { 0 } else { open.len() }
+    }
+
     /// Returns the epochs that are not committed, each with the number of its requests that have a record.
     ///
     /// # Errors

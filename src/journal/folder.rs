@@ -199,6 +199,8 @@ impl JournalFolder {
     /// When it is there and cannot be removed.
     pub fn forget(&self, batch: BatchId) -> Result<(), JournalError> {
         let path = path_of(&self.path, batch);
+        // Whoever still has it writes to a file that is gone, and the next one to open it begins another.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&batch);
         let removed = faultpoint::pass("journal-removal", Side::Before)
             .and_then(|()| remove(&path))
             .and_then(|()| faultpoint::pass("journal-removal", Side::After));

@@ -295,26 +295,55 @@ impl Ledger {
     }
 
     /// Reports that a batch's rows are dropped from memory. It is loaded again once a submission of its rows came back,
-    /// or when there is room for it if all of its rows are done.
+    /// or when there is room for it if all of its rows are done. Returns false for a batch that was withdrawn, which is
+    /// never loaded again.
     ///
     /// # Panics
     /// If the rows were not to be dropped.
-    pub fn unloaded(&mut self, id: BatchId) {
+    pub fn unloaded(&mut self, id: BatchId) -> bool {
         let batch = self.batch_mut(id);
         assert_eq!(batch.phase, Phase::Unloading, "batch {id} was to be dropped");
         if batch.is_withdrawn {
             self.batches.remove(&id);
-            return;
+            return false;
         }
         batch.is_answered = batch.unfinished == 0;
         let is_awaited = !batch.is_answered && !batch.has_returned;
         batch.phase = if is_awaited { Phase::Unloaded } else { Phase::Planned };
         (batch.rows, batch.answers, batch.has_returned) = (Vec::new(), 0, false);
+        true
     }
 
     /// The batches that are not in memory because their rows wait for submissions.
     pub fn unloaded_batches(&self) -> impl Iterator<Item = BatchId> + '_ {
         self.batches.iter().filter(|(_, batch)| batch.phase == Phase::Unloaded).map(|(id, _)| *id)
+    }
+
+    /// Whether a task is under way or to be taken.
+    #[must_use]
+    pub fn has_task(&self) -> bool {
+        let is_busy = |batch: &LedgerBatch| {
+            let is_under_way = !matches!(batch.phase, Phase::Planned | Phase::Open | Phase::Unloaded);
+            is_under_way || batch.waits_for_submissions()
+        };
+        self.source == SourceState::Planning
+            || self.next_full().is_some()
+            || self.batches.values().any(is_busy)
+            || self.next_wanted().is_some_and(|(_, rows, bytes)| self.has_room(rows, bytes))
+    }
+
+    /// Whether each row of a batch has been looked at since a submission of its rows came back: none of them is still to
+    /// be read or handed out. A batch that is not uncommitted has been.
+    #[must_use]
+    pub fn is_looked_at(&self, id: BatchId) -> bool {
+        self.batches.get(&id).is_none_or(|batch| match batch.phase {
+            Phase::Planned => batch.is_answered,
+            Phase::Loading | Phase::Unloaded => false,
+            Phase::Open | Phase::Unloading => {
+                !batch.has_returned && batch.unfinished == batch.submitted + batch.handed_out
+            }
+            Phase::Committing | Phase::Forgetting => true,
+        })
     }
 
     /// Reports that a submission with rows of a batch came back: what it brought is in the batch's journal. A batch that
@@ -483,7 +512,7 @@ impl Ledger {
                 );
                 batch.phase = Phase::Planned;
             }
-            LedgerTask::Unload(id) => self.unloaded(id),
+            LedgerTask::Unload(id) => _ = self.unloaded(id),
             LedgerTask::Forget(id) => self.forgotten(id),
         }
     }

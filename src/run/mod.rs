@@ -41,5 +41,5 @@ pub(crate) use run_budget::RunBudget;
 pub use run_budget::Spent;
 pub(crate) use running::Running;
 pub use session::Scope;
-pub(crate) use session::{COPIES, Session};
+pub(crate) use session::{COPIES, SERVED_FOLDER, Session};
 pub(crate) use writable::{check_appendable, check_writable};

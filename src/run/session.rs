@@ -43,7 +43,7 @@ const STILL_OUT: &str = "take them in: enrich run JOB --wait; or let go of each 
 const NOT_ASKED: &str = "put the section back, and take them in: enrich run JOB --wait; or have them sent again, and perhaps paid for twice: enrich batches JOB --give-up with the number of each batch";
 
 /// Folder of the journals of a server's epochs, in the folder of the journal.
-const SERVED_FOLDER: &str = "served";
+pub(crate) const SERVED_FOLDER: &str = "served";
 /// Folder of the copies of these journals, in the folder of the checkpoint.
 const SERVED_COPIES: &str = "served-journal";
 

@@ -1,5 +1,6 @@
 //! The routes of the interface.
 
+use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 use super::body;
 use super::listener::ServedListener;
@@ -31,6 +33,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const WAIT: u64 = 25;
 /// Most bytes of a schema.
 const MAX_SCHEMA_BYTES: usize = 16 << 20;
+/// Longest time that a body may take to arrive.
+const BODY: Duration = Duration::from_secs(60);
 /// Bytes for which there is one permit to receive a body.
 const BYTES_OF_PERMIT: u64 = 1_024;
 
@@ -200,7 +204,7 @@ async fn put_batch(
             Err(error) => reply::refused(&error, interface.status_of),
         };
     }
-    let posting = interface.service.post(wanted.epoch, &id, &rows);
+    let posting = interface.service.post(wanted.epoch, &id.to_ascii_lowercase(), &rows);
     drop((rows, permit));
     match posting {
         Ok(posting) => interface.answer(posting, wanted.wait()).await,
@@ -216,7 +220,7 @@ async fn get_batch(
     if !is_id(&id) {
         return no_id();
     }
-    match interface.service.find(wanted.epoch, &id) {
+    match interface.service.find(wanted.epoch, &id.to_ascii_lowercase()) {
         Ok(Some(posting)) => interface.answer(posting, wanted.wait()).await,
         Ok(None) => {
             reply::message(StatusCode::NOT_FOUND, "the batch is not known, or not any more: put it again")
@@ -244,9 +248,10 @@ impl HttpInterface {
         }
         let permit = Arc::clone(&self.room).try_acquire_many_owned(permits(length));
         let permit = permit.map_err(|_| ServiceError::Full)?;
-        let bytes = to_bytes(body, usize::try_from(length).unwrap_or(usize::MAX)).await;
-        let cut = |error| ServiceError::Rows(format!("the body did not arrive whole: {error}"));
-        Ok((bytes.map_err(cut)?, permit))
+        let cut = |error: &dyn Display| ServiceError::Rows(format!("the body did not arrive whole: {error}"));
+        let bytes = timeout(BODY, to_bytes(body, usize::try_from(length).unwrap_or(usize::MAX))).await;
+        let bytes = bytes.map_err(|_| cut(&"it takes longer than a minute; post smaller batches"))?;
+        Ok((bytes.map_err(|error| cut(&error))?, permit))
     }
 
     /// Waits for outcomes.

@@ -11,8 +11,9 @@ use std::time::Duration;
 use axum::serve::Listener;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
@@ -20,10 +21,16 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 use tokio_rustls::server::TlsStream;
 
+use crate::clock;
+
 /// Maximum time for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Most handshakes at once.
 const MOST_HANDSHAKES: usize = 256;
+/// How long a connection may be without any byte, which is longer than a request may wait.
+const IDLE: Duration = Duration::from_secs(120);
+/// Open files of a process, where the system does not tell how many it allows.
+const USUAL_FILES: usize = 1_024;
 
 /// A certificate or key that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -71,7 +78,16 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<TlsAcceptor, TlsError> {
 pub struct ServedListener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
-    handshakes: JoinSet<Option<(TlsStream<TcpStream>, SocketAddr)>>,
+    handshakes: JoinSet<Option<(ServedConnection, SocketAddr)>>,
+    /// Room for connections; the other half of the open files is for journals and providers.
+    places: Arc<Semaphore>,
+}
+
+/// Returns how many files this process may have open (proc(5)).
+fn most_files() -> usize {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    files.and_then(|files| files.split_whitespace().next()?.parse().ok()).unwrap_or(USUAL_FILES)
 }
 
 impl ServedListener {
@@ -81,7 +97,8 @@ impl ServedListener {
     /// When it cannot be bound.
     pub async fn bind(address: SocketAddr, tls: Option<TlsAcceptor>) -> io::Result<Self> {
         let listener = TcpListener::bind(address).await?;
-        Ok(ServedListener { listener, tls, handshakes: JoinSet::new() })
+        let places = Arc::new(Semaphore::new((most_files() / 2).min(Semaphore::MAX_PERMITS)));
+        Ok(ServedListener { listener, tls, handshakes: JoinSet::new(), places })
     }
 
     /// URL of the interface.
@@ -100,21 +117,26 @@ impl Listener for ServedListener {
 
     async fn accept(&mut self) -> (ServedConnection, SocketAddr) {
         loop {
+            let (listener, places) = (&mut self.listener, Arc::clone(&self.places));
+            let accepted = async {
+                let place = places.acquire_owned().await.expect("it is never closed");
+                (Listener::accept(listener).await, place)
+            };
             tokio::select! {
-                (stream, address) = Listener::accept(&mut self.listener), if self.handshakes.len() < MOST_HANDSHAKES => {
+                ((stream, address), place) = accepted, if self.handshakes.len() < MOST_HANDSHAKES => {
                     // Outcomes are not to wait for more bytes.
                     let _ = stream.set_nodelay(true);
                     let Some(tls) = self.tls.clone() else {
-                        return (ServedConnection::Plain(stream), address);
+                        return (ServedConnection::new(ServedStream::Plain(stream), place), address);
                     };
                     self.handshakes.spawn(async move {
                         let stream = timeout(HANDSHAKE, tls.accept(stream)).await.ok()?.ok()?;
-                        Some((stream, address))
+                        Some((ServedConnection::new(ServedStream::Tls(Box::new(stream)), place), address))
                     });
                 }
                 Some(done) = self.handshakes.join_next() => {
-                    if let Ok(Some((stream, address))) = done {
-                        return (ServedConnection::Tls(Box::new(stream)), address);
+                    if let Ok(Some(connection)) = done {
+                        return connection;
                     }
                 }
             }
@@ -126,12 +148,34 @@ impl Listener for ServedListener {
     }
 }
 
-/// A connection of a client.
-pub enum ServedConnection {
+/// A connection of a client, which ends after a time without any byte.
+pub struct ServedConnection {
+    stream: ServedStream,
+    idle: Pin<Box<Sleep>>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The bytes of a connection.
+enum ServedStream {
     /// Without TLS.
     Plain(TcpStream),
     /// With TLS.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl ServedConnection {
+    fn new(stream: ServedStream, place: OwnedSemaphorePermit) -> Self {
+        ServedConnection { stream, idle: Box::pin(sleep(IDLE)), _place: place }
+    }
+
+    /// Passes on what came of reading or writing, unless nothing has come for too long.
+    fn passed<T>(&mut self, cx: &mut Context<'_>, done: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if done.is_ready() {
+            self.idle.as_mut().reset(clock::now() + IDLE);
+            return done;
+        }
+        self.idle.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
 }
 
 impl AsyncRead for ServedConnection {
@@ -140,32 +184,36 @@ impl AsyncRead for ServedConnection {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServedConnection::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            ServedConnection::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
+        let own = self.get_mut();
+        let read = match &mut own.stream {
+            ServedStream::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            ServedStream::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        own.passed(cx, read)
     }
 }
 
 impl AsyncWrite for ServedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            ServedConnection::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
-            ServedConnection::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
-        }
+        let own = self.get_mut();
+        let written = match &mut own.stream {
+            ServedStream::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            ServedStream::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+        };
+        own.passed(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServedConnection::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            ServedConnection::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.get_mut().stream {
+            ServedStream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            ServedStream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            ServedConnection::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            ServedConnection::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.get_mut().stream {
+            ServedStream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            ServedStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -2,16 +2,17 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::ArrayRef;
+use arrow::array::{Array, ArrayRef, MutableArrayData, make_array};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 
 use super::error::ServiceError;
 use super::keys::{self, KEY_COLUMN};
 use crate::config::{Job, nearest};
 use crate::enricher::needed_columns;
-use crate::ident::RunId;
+use crate::ident::{Fingerprint, RunId};
 use crate::sink::ServedColumns;
 
 /// Rows of a batch in the columns that the steps read, with their keys.
@@ -19,6 +20,8 @@ use crate::sink::ServedColumns;
 pub(super) struct PostedRows {
     pub(super) rows: RecordBatch,
     pub(super) keys: Vec<u64>,
+    /// Hash of the rows and their keys.
+    pub(super) content: Fingerprint,
 }
 
 /// The columns of a service. The rows that come first decide about the types of what the steps read.
@@ -85,23 +88,44 @@ impl Columns {
     pub(super) fn take(&self, rows: &RecordBatch) -> Result<PostedRows, ServiceError> {
         self.fit(&rows.schema())?;
         let read = self.read().expect("rows that fit decide about the columns");
+        let wrong = |error: ArrowError| ServiceError::Rows(error.to_string());
         let schema = rows.schema();
         let column = |field: &FieldRef| -> Result<ArrayRef, ServiceError> {
             let column = rows.column(place(field, &schema)?);
             if column.data_type() == field.data_type() {
-                return Ok(Arc::clone(column));
+                return copy_of(column).map_err(wrong);
             }
             let strict = CastOptions { safe: false, ..CastOptions::default() };
-            let cast = cast_with_options(column, field.data_type(), &strict);
-            cast.map_err(|error| ServiceError::Rows(format!("column {:?}: {error}", field.name())))
+            let to = |column: &ArrayRef, target: &DataType| {
+                let cast = cast_with_options(column, target, &strict);
+                cast.map_err(|error| ServiceError::Rows(format!("column {:?}: {error}", field.name())))
+            };
+            let cast = to(column, field.data_type())?;
+            if to(&cast, column.data_type())?.as_ref() != column.as_ref() {
+                return Err(ServiceError::Rows(format!(
+                    "column {:?} is {} and has values that {} of the rows that came first cannot hold; cast it, or start another service",
+                    field.name(),
+                    column.data_type(),
+                    field.data_type()
+                )));
+            }
+            Ok(cast)
         };
         let columns = read.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
         let count = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        let wrong = |error: arrow::error::ArrowError| ServiceError::Rows(error.to_string());
         let own = RecordBatch::try_new_with_options(read, columns, &count).map_err(wrong)?;
-        let keys = keys::keys(&own, rows.column_by_name(KEY_COLUMN).map(AsRef::as_ref)).map_err(wrong)?;
-        Ok(PostedRows { rows: own, keys })
+        let named = rows.column_by_name(KEY_COLUMN).map(AsRef::as_ref);
+        let (keys, content) = keys::keys(&own, named).map_err(wrong)?;
+        Ok(PostedRows { rows: own, keys, content })
     }
+}
+
+/// Returns a column in memory of its own: that of a body holds the whole body.
+fn copy_of(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let data = column.to_data();
+    let mut copy = MutableArrayData::new(vec![&data], false, data.len());
+    copy.try_extend(0, 0, data.len())?;
+    Ok(make_array(copy.freeze()))
 }
 
 /// Whether values of one type mean the same in the other: texts, numbers, times, bytes, and lists of them.

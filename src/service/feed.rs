@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
 
-use super::register::{PostedBatch, Register};
+use super::columns::PostedRows;
+use super::register::{BatchName, Register};
 use crate::checkpoint::{FileRange, PlannedBatch, Position};
 use crate::enricher::LoadedBatch;
 use crate::executor::Mode;
@@ -17,7 +18,7 @@ use crate::run::{Feed, RunError};
 /// The batches that are posted, in the order in which they came.
 pub(super) struct ServedFeed {
     pub(super) register: Arc<Register>,
-    pub(super) inbox: mpsc::Receiver<PostedBatch>,
+    pub(super) inbox: mpsc::Receiver<BatchName>,
     pub(super) withdrawals: Option<mpsc::Receiver<BatchId>>,
     pub(super) mode: watch::Receiver<Mode>,
     /// Number of the next batch.
@@ -32,16 +33,16 @@ impl Feed for ServedFeed {
                     std::future::pending::<()>().await;
                 }
             };
-            let batch = tokio::select! {
+            let name = tokio::select! {
                 biased;
                 () = stops => None,
-                batch = self.inbox.recv() => batch,
+                name = self.inbox.recv() => name,
             };
-            let Some(batch) = batch else { return Ok(None) };
-            if self.register.is_taken_up(&batch.name, self.next) {
+            let Some(name) = name else { return Ok(None) };
+            if let Some(posted) = self.register.take_up(&name, self.next) {
                 let id = self.next;
                 self.next = id.next();
-                return Ok(Some(loaded(id, batch)));
+                return Ok(Some(loaded(id, &name, posted)));
             }
         }
     }
@@ -72,8 +73,7 @@ impl Feed for ServedFeed {
     }
 }
 
-fn loaded(id: BatchId, batch: PostedBatch) -> LoadedBatch {
-    let PostedBatch { name, posted } = batch;
+fn loaded(id: BatchId, name: &BatchName, posted: PostedRows) -> LoadedBatch {
     let file = epoch_file(name.epoch);
     let rows = posted.rows.num_rows() as u64;
     let part = FileRange {

@@ -15,12 +15,15 @@ use crate::ident::Fingerprint;
 pub(super) const KEY_COLUMN: &str = "__key";
 
 /// Returns the keys of rows: of what `named` holds, if it is given, else of the values of the rows. A key that comes
-/// again in the batch is told apart by how often it came before.
-pub(super) fn keys(rows: &RecordBatch, named: Option<&dyn Array>) -> Result<Vec<u64>, ArrowError> {
-    let contents = match named {
-        Some(named) => contents_of_named(named)?,
-        None => contents_of_rows(rows)?,
-    };
+/// again in the batch is told apart by how often it came before. Also returns a hash of the rows and their keys.
+pub(super) fn keys(
+    rows: &RecordBatch,
+    named: Option<&dyn Array>,
+) -> Result<(Vec<u64>, Fingerprint), ArrowError> {
+    let own = contents_of_rows(rows)?;
+    let named = named.map(contents_of_named).transpose()?;
+    let whole = Fingerprint::of(own.iter().chain(named.iter().flatten()).map(Vec::as_slice));
+    let contents = named.unwrap_or(own);
     let mut seen: HashMap<[u8; 16], u64> = HashMap::with_capacity(contents.len());
     let keys = contents.iter().map(|content| {
         let hash = Fingerprint::of([content.as_slice()]).to_bytes();
@@ -29,7 +32,7 @@ pub(super) fn keys(rows: &RecordBatch, named: Option<&dyn Array>) -> Result<Vec<
         *before += 1;
         u64::from_le_bytes(key[..8].try_into().expect("eight bytes"))
     });
-    Ok(keys.collect())
+    Ok((keys.collect(), whole))
 }
 
 fn contents_of_named(named: &dyn Array) -> Result<Vec<Vec<u8>>, ArrowError> {
@@ -89,14 +92,16 @@ mod tests {
 
     #[test]
     fn keys_follow_the_rows_wherever_they_are_and_tell_equal_rows_apart() {
-        let whole = keys(&rows(&["a", "b", "c"]), None).unwrap();
-        assert_eq!(keys(&rows(&["c", "a"]), None).unwrap(), [whole[2], whole[0]]);
-        let twice = keys(&rows(&["a", "a", "a"]), None).unwrap();
+        let (whole, _) = keys(&rows(&["a", "b", "c"]), None).unwrap();
+        assert_eq!(keys(&rows(&["c", "a"]), None).unwrap().0, [whole[2], whole[0]]);
+        let (twice, _) = keys(&rows(&["a", "a", "a"]), None).unwrap();
         assert_eq!(twice[0], whole[0]);
         assert_eq!(twice.iter().collect::<HashSet<_>>().len(), 3);
         let named = BinaryArray::from_iter_values([b"x", b"y"]);
-        let own = keys(&rows(&["a", "a"]), Some(&named)).unwrap();
-        assert_eq!(own, keys(&rows(&["b", "c"]), Some(&named)).unwrap());
+        let (own, content) = keys(&rows(&["a", "a"]), Some(&named)).unwrap();
+        let (same, other_content) = keys(&rows(&["b", "c"]), Some(&named)).unwrap();
+        assert_eq!(own, same);
+        assert_ne!(content, other_content);
         assert!(keys(&rows(&["a"]), Some(&Int64Array::from_value(1, 1))).is_err());
         assert!(keys(&rows(&["a"]), Some(&BinaryArray::from_iter([None::<&[u8]>]))).is_err());
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
@@ -19,13 +20,6 @@ use crate::ident::{BatchId, Fingerprint};
 pub(super) struct BatchName {
     pub(super) epoch: u64,
     pub(super) name: String,
-}
-
-/// A batch that waits to be taken up.
-#[derive(Debug)]
-pub(super) struct PostedBatch {
-    pub(super) name: BatchName,
-    pub(super) posted: PostedRows,
 }
 
 /// How far a batch has come.
@@ -43,7 +37,8 @@ enum BatchProgress {
 #[derive(Debug)]
 pub(super) struct Register {
     window: WindowLimits,
-    inbox: mpsc::Sender<PostedBatch>,
+    /// Names of the batches that wait to be taken up, as they came.
+    inbox: mpsc::Sender<BatchName>,
     withdrawals: mpsc::Sender<BatchId>,
     state: Mutex<RegisterState>,
     /// Changes when there is room for more rows.
@@ -67,6 +62,8 @@ struct RegisterState {
 #[derive(Debug)]
 struct RegisteredBatch {
     content: Fingerprint,
+    /// Its rows, until it is taken up.
+    posted: Option<PostedRows>,
     rows: u64,
     bytes: u64,
     id: Option<BatchId>,
@@ -88,7 +85,7 @@ pub(super) struct Held {
 impl Register {
     pub(super) fn new(
         window: WindowLimits,
-        inbox: mpsc::Sender<PostedBatch>,
+        inbox: mpsc::Sender<BatchName>,
         withdrawals: mpsc::Sender<BatchId>,
     ) -> Self {
         let (state, room) = (Mutex::default(), watch::Sender::default());
@@ -105,15 +102,14 @@ impl Register {
     /// When it is not taken in.
     pub(super) fn post(
         self: &Arc<Self>,
-        batch: PostedBatch,
-        content: Fingerprint,
+        name: &BatchName,
+        posted: PostedRows,
     ) -> Result<Posting, ServiceError> {
-        let name = batch.name.clone();
-        if let Some(posting) = self.find(&name, Some(content))? {
+        let content = posted.content;
+        if let Some(posting) = self.find(name, Some(content))? {
             return Ok(posting);
         }
-        let (rows, bytes) =
-            (batch.posted.rows.num_rows() as u64, batch.posted.rows.get_array_memory_size() as u64);
+        let (rows, bytes) = (posted.rows.num_rows() as u64, posted.rows.get_array_memory_size() as u64);
         self.check_size(rows, bytes)?;
         let mut state = self.state();
         if let Some(why) = &state.closed {
@@ -121,14 +117,16 @@ impl Register {
         }
         let (held_rows, held_bytes) = state.held;
         let is_full = held_rows + rows > self.window.max_rows || held_bytes + bytes > self.window.max_bytes;
-        if is_full && held_rows > 0 {
+        // Another request may have posted the same name in between.
+        if is_full && held_rows > 0 && !state.batches.contains_key(name) {
             return Err(ServiceError::Full);
         }
-        if !state.batches.contains_key(&name) {
-            self.inbox.try_send(batch).map_err(|_| ServiceError::Full)?;
+        if !state.batches.contains_key(name) {
+            self.inbox.try_send(name.clone()).map_err(|_| ServiceError::Full)?;
             state.held = (held_rows + rows, held_bytes + bytes);
             let entry = RegisteredBatch {
                 content,
+                posted: Some(posted),
                 rows,
                 bytes,
                 id: None,
@@ -140,8 +138,7 @@ impl Register {
             state.batches.insert(name.clone(), entry);
         }
         drop(state);
-        // Another request may have posted the same name in between.
-        self.find(&name, Some(content))?.ok_or(ServiceError::Stopping)
+        self.find(name, Some(content))?.ok_or(ServiceError::Stopping)
     }
 
     /// Checks that a batch fits into the window.
@@ -176,15 +173,14 @@ impl Register {
         Ok(Some(Posting { register: Arc::clone(self), name: name.clone(), progress }))
     }
 
-    /// Gives a batch its number. Returns false if nobody waits for it any more.
-    pub(super) fn is_taken_up(&self, name: &BatchName, id: BatchId) -> bool {
+    /// Gives a batch its number, and returns its rows. `None` if nobody waits for it any more, or it has a number.
+    pub(super) fn take_up(&self, name: &BatchName, id: BatchId) -> Option<PostedRows> {
         let mut state = self.state();
-        let Some(entry) = state.batches.get_mut(name).filter(|entry| entry.id.is_none()) else {
-            return false;
-        };
+        let entry = state.batches.get_mut(name)?;
+        let posted = entry.posted.take()?;
         entry.id = Some(id);
         state.names.insert(id, name.clone());
-        true
+        Some(posted)
     }
 
     /// Hands over the outcomes of a batch.
@@ -229,7 +225,7 @@ impl Register {
             let Some(entry) = state.batches.get(name) else { continue };
             let is_pending = matches!(*entry.progress.borrow(), BatchProgress::Pending);
             if let (true, Some(id)) = (is_pending, entry.id)
-                && self.withdrawals.try_send(id).is_err()
+                && let Err(TrySendError::Full(_)) = self.withdrawals.try_send(id)
             {
                 // Too many at once: the next sweep goes on.
                 break;
@@ -331,5 +327,44 @@ impl Drop for Posting {
             entry.waiting -= 1;
             entry.last_waited = clock::now();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    fn posted(number: i64) -> PostedRows {
+        let values = Arc::new(Int64Array::from_value(number, 3));
+        let rows = RecordBatch::try_from_iter([("number", values as _)]).unwrap();
+        let content = Fingerprint::of([number.to_le_bytes().as_slice()]);
+        PostedRows { rows, keys: vec![1, 2, 3], content }
+    }
+
+    #[test]
+    fn rows_that_nobody_waits_for_leave_memory_and_are_not_taken_for_later_ones_of_their_name() {
+        let (inbox, mut names) = mpsc::channel(8);
+        let (withdraw, mut withdrawn) = mpsc::channel(8);
+        let window = WindowLimits { max_rows: 3, max_bytes: 1_000 };
+        let register = Arc::new(Register::new(window, inbox, withdraw));
+        let name = || BatchName { epoch: 0, name: "name".to_owned() };
+        drop(register.post(&name(), posted(1)).unwrap());
+        std::thread::sleep(Duration::from_millis(1));
+        register.sweep(Duration::ZERO);
+        assert_eq!(register.held().rows, 0);
+        let waits = register.post(&name(), posted(2)).unwrap();
+        assert!(matches!(register.post(&name(), posted(1)), Err(ServiceError::OtherRows)));
+        let taken = register.take_up(&names.try_recv().unwrap(), BatchId::new(7)).unwrap();
+        assert_eq!(taken.content, posted(2).content);
+        assert!(register.take_up(&names.try_recv().unwrap(), BatchId::new(8)).is_none());
+        drop(waits);
+        std::thread::sleep(Duration::from_millis(1));
+        register.sweep(Duration::ZERO);
+        assert_eq!(withdrawn.try_recv(), Ok(BatchId::new(7)));
+        assert_eq!((register.held().rows, register.held().bytes, register.held().batches), (0, 0, 0));
     }
 }

@@ -1,11 +1,13 @@
 //! [`Service`]: what an embedding program, and the HTTP interface, work with.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
+use futures::FutureExt;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
@@ -16,12 +18,12 @@ use super::columns::Columns;
 use super::drain::ServedDrain;
 use super::error::{ServiceError, in_words};
 use super::feed::ServedFeed;
-use super::register::{BatchName, PostedBatch, Posting, Register};
+use super::register::{BatchName, Posting, Register};
 use super::sweeper::sweep;
 use crate::budget::Account;
 use crate::config::Job;
 use crate::event::Voice;
-use crate::ident::{AppId, Fingerprint, RunId};
+use crate::ident::{AppId, RunId};
 use crate::journal::EpochJournals;
 use crate::run::{
     Begin, End, PreparedJob, RunError, RunOptions, Running, Scope, Session, StopRequest, unless_stopped,
@@ -32,6 +34,8 @@ use crate::tally::Tally;
 const MOST_WAITING: usize = 65_536;
 /// Most batches that are withdrawn in one sweep.
 const MOST_WITHDRAWN: usize = 1_024;
+/// Most epochs that are not committed, each of which has open files.
+const MOST_EPOCHS: usize = 64;
 /// How long one wait for outcomes lasts before the next.
 const WAIT: Duration = Duration::from_secs(60);
 
@@ -173,7 +177,10 @@ impl Service {
         let closing = Arc::clone(&register);
         tasks.spawn(async move {
             let mut opened = Some(opened);
-            let end = Box::pin(session.serve(&mut opened)).await;
+            let served = AssertUnwindSafe(session.serve(&mut opened)).catch_unwind();
+            let end = Box::pin(served).await;
+            // Nobody is to wait for a session that is gone.
+            let end = end.unwrap_or_else(|_| Err(RunError::Task("the session has panicked".to_owned())));
             let end = match (end, opened.take()) {
                 (Err(error), Some(opened)) => {
                     // The caller may be gone.
@@ -219,12 +226,14 @@ impl Service {
     /// When the rows do not fit the job, when there is no room for them, and when the service has ended.
     pub fn post(&self, epoch: u64, name: &str, rows: &RecordBatch) -> Result<Posting, ServiceError> {
         self.schema(&rows.schema())?;
+        if self.epochs.len_beside(epoch) >= MOST_EPOCHS {
+            return Err(ServiceError::Rows(format!(
+                "{MOST_EPOCHS} epochs are not committed; say of those whose outcomes are written that they are committed, before there is a new one"
+            )));
+        }
         self.register.check_size(rows.num_rows() as u64, 0)?;
         let posted = self.columns.take(rows)?;
-        let keys: Vec<u8> = posted.keys.iter().flat_map(|key| key.to_le_bytes()).collect();
-        let content = Fingerprint::of([keys.as_slice()]);
-        let name = BatchName { epoch, name: name.to_owned() };
-        self.register.post(PostedBatch { name, posted }, content)
+        self.register.post(&BatchName { epoch, name: name.to_owned() }, posted)
     }
 
     /// Waits for a batch that was posted before. `None` if it is not known, or not any more: then it is to be posted
@@ -320,7 +329,7 @@ struct ServedSession {
     options: ServiceOptions,
     register: Arc<Register>,
     columns: Arc<Columns>,
-    inbox: mpsc::Receiver<PostedBatch>,
+    inbox: mpsc::Receiver<BatchName>,
     withdrawals: mpsc::Receiver<crate::ident::BatchId>,
     has_rows: watch::Receiver<bool>,
     stop: watch::Receiver<StopRequest>,

@@ -21,7 +21,7 @@ use crate::table::{Scan, Table, TableError, is_delta_table};
 /// Maximum number of files in one query; bounds what the query sorts.
 pub(super) const FILES_AT_ONCE: usize = 64;
 /// Prefix of an error string in a table without the metadata column.
-const PLAIN_ERROR: &str = "ERROR: ";
+pub(super) const PLAIN_ERROR: &str = "ERROR: ";
 
 /// The columns of a listing after those of the source.
 pub const LISTED: [&str; 10] =
@@ -201,7 +201,7 @@ impl FailedRows {
         mut take: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         let selection = &self.checked(selection).await?;
-        self.check_columns(columns)?;
+        check_columns(&self.schema, columns)?;
         let shown: String = columns.iter().fold(String::new(), |mut text, column| {
             let _ = match LISTED.contains(&column.as_str()) {
                 true => write!(text, "{} AS {}, ", name(column), name(&format!("source.{column}"))),
@@ -310,14 +310,6 @@ impl FailedRows {
             return Ok(understood);
         };
         Err(FailedError::NoMetadata { metadata: self.metadata.clone(), what })
-    }
-
-    fn check_columns(&self, columns: &[String]) -> Result<(), FailedError> {
-        let unknown = columns.iter().find(|column| self.schema.field_with_name(column).is_err());
-        let Some(column) = unknown else { return Ok(()) };
-        let names = self.schema.fields().iter().map(|field| field.name().as_str());
-        let near = crate::config::nearest(column, names).map(ToOwned::to_owned);
-        Err(FailedError::UnknownColumn { column: column.clone(), near })
     }
 
     /// Returns the steps that the target records, each with the SQL condition for its failed rows.
@@ -448,6 +440,15 @@ impl<E> From<TableError> for Either<E> {
     fn from(error: TableError) -> Self {
         Either::Table(error)
     }
+}
+
+/// Checks that the target has these columns.
+pub(super) fn check_columns(schema: &Schema, columns: &[String]) -> Result<(), FailedError> {
+    let unknown = columns.iter().find(|column| schema.field_with_name(column).is_err());
+    let Some(column) = unknown else { return Ok(()) };
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    let near = crate::config::nearest(column, names).map(ToOwned::to_owned);
+    Err(FailedError::UnknownColumn { column: column.clone(), near })
 }
 
 /// Returns the SQL expression for the class in an error string without metadata.

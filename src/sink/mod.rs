@@ -18,6 +18,7 @@ mod rebuild;
 mod reload;
 mod retry_commit;
 mod target;
+mod target_rows;
 
 pub(crate) use columns::ServedColumns;
 pub use commit::{Committed, ForeignRows, Sink};
@@ -31,3 +32,4 @@ pub use rebuild::Progress;
 pub use reload::{FailedRow, FailedRowReader, OpenBatchFiles, Reloaded};
 pub use retry_commit::RetryCommit;
 pub use target::{check_columns, properties};
+pub use target_rows::{ErrorRows, RowChoice, TargetReader, TargetRows};

@@ -550,7 +550,7 @@ fn replaced<T>(column: &ArrayRef, values: &ArrayRef, at: &[(usize, T)]) -> Resul
 }
 
 /// Casts rows to the types of the table.
-fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+pub(super) fn conform(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let columns = rows.columns().iter().zip(schema.fields()).map(|(column, field)| {
         if column.data_type() == field.data_type() {
             Ok(Arc::clone(column))

@@ -8,6 +8,7 @@
 mod folder;
 mod local;
 mod location;
+mod new_file;
 mod objects;
 mod trouble;
 
@@ -17,5 +18,6 @@ pub use local::{
     remove, replace, replace_private, state_folder, sync_folder,
 };
 pub use location::{Location, LocationError};
+pub use new_file::{ExistingFile, NewFile, NewFolder};
 pub use objects::{Object, Objects, PutCondition, PutError, Version};
 pub use trouble::{disk_trouble, is_full};

@@ -1,5 +1,5 @@
-//! A folder in an object store. Objects are read and put as a whole; a put may depend on the version of the existing
-//! object.
+//! A folder in an object store. Objects are read as a whole, and put as a whole or not at all; a put may depend on the
+//! version of the existing object.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,9 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use object_store::path::Path;
-use object_store::{Error, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion};
+use object_store::{
+    Error, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
+};
 
 use super::{Location, StoreError};
 
@@ -99,6 +101,23 @@ impl Objects {
         let version = Version(UpdateVersion { e_tag: meta.e_tag, version: meta.version });
         let bytes = found.bytes().await.map_err(self.error("read", name))?;
         Ok(Some(Object { bytes, version, modified: meta.last_modified }))
+    }
+
+    /// Whether an object exists.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn has(&self, name: &str) -> Result<bool, StoreError> {
+        match self.store.head(&self.path(name)).await {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(self.error("look for", name)(error)),
+        }
+    }
+
+    /// Begins to put an object in several requests. It is there once they are completed.
+    pub(super) async fn upload(&self, name: &str) -> Result<Box<dyn MultipartUpload>, StoreError> {
+        self.store.put_multipart(&self.path(name)).await.map_err(self.error("write", name))
     }
 
     /// Puts an object unconditionally.

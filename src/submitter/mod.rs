@@ -22,6 +22,7 @@ mod submission;
 mod submission_events;
 mod task;
 mod unclaimed;
+mod unjudged;
 mod validation;
 
 pub use collect::{CollectError, CollectionReport};

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::spooled::SpooledRows;
+use super::unjudged::UnjudgedBatches;
 use crate::budget::Account;
 use crate::checkpoint::{
     CheckpointError, RemoteCopy, Submission, SubmissionState, Submissions, SubmissionsFile,
@@ -22,6 +23,7 @@ pub struct SharedSubmissions {
     /// What the submissions in other lists of the job took and may take.
     others: SubmittedSpend,
     spooled: SpooledRows,
+    unjudged: UnjudgedBatches,
     /// Whether there was a list when the run began.
     was_found: bool,
     /// Lets one change be saved at a time.
@@ -51,6 +53,7 @@ impl SharedSubmissions {
             account,
             others,
             spooled,
+            unjudged: UnjudgedBatches::default(),
             was_found,
             turn,
         }
@@ -70,6 +73,12 @@ impl SharedSubmissions {
     #[must_use]
     pub fn spooled(&self) -> &SpooledRows {
         &self.spooled
+    }
+
+    /// The batches whose collected answers are to be looked at.
+    #[must_use]
+    pub fn unjudged(&self) -> &UnjudgedBatches {
+        &self.unjudged
     }
 
     /// Looks at the list.

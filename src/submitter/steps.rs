@@ -31,6 +31,9 @@ const GONE_AFTER: u32 = 60;
 /// Prefix of the names of uploaded files.
 const NAME: &str = "enrich";
 
+/// Number of lists of batches for which one batch is asked for by itself.
+const LISTS_PER_REQUEST: usize = 10;
+
 impl Submitter {
     /// Takes the steps that are due. Returns whether there were any.
     pub(super) async fn take_steps(&mut self) -> Result<bool, SubmitterEnd> {
@@ -40,6 +43,7 @@ impl Submitter {
             .iter()
             .filter_map(|(id, driver)| Some((*id, driver.next(&self.submission(*id)?, now))))
             .filter(|(_, step)| !matches!(step, SubmissionAction::Wait(_) | SubmissionAction::Nothing))
+            .filter(|(_, step)| !self.is_put_off(step))
             .collect();
         due.sort_by_key(|(id, _)| *id);
         if due.iter().any(|(_, step)| *step == SubmissionAction::Poll) {
@@ -57,6 +61,11 @@ impl Submitter {
         self.rest.set(None, false);
         self.take_step(id, step).await?;
         Ok(true)
+    }
+
+    /// Whether a step waits until what has come back is looked at.
+    pub(super) fn is_put_off(&self, step: &SubmissionAction) -> bool {
+        *step == SubmissionAction::Create && self.context.submissions.unjudged().is_waited_for()
     }
 
     async fn take_step(&mut self, id: SubmissionId, step: SubmissionAction) -> Result<(), SubmitterEnd> {
@@ -333,8 +342,8 @@ impl Submitter {
         Ok(())
     }
 
-    /// Asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose list shows a
-    /// batch as it was when it was asked for last.
+    /// Now and then asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose
+    /// list shows a batch as it was when it was asked for last.
     async fn renew_one(&mut self, ids: &[SubmissionId], listed: &mut [RemoteBatch]) {
         let own: Vec<Submission> = ids.iter().filter_map(|id| self.submission(*id)).collect();
         let is_open = |batch: &&mut RemoteBatch| {
@@ -342,7 +351,10 @@ impl Submitter {
         };
         let mut open: Vec<&mut RemoteBatch> = listed.iter_mut().filter(is_open).collect();
         self.turn = self.turn.wrapping_add(1);
-        let Some(at) = self.turn.checked_rem(open.len()) else { return };
+        if !self.turn.is_multiple_of(LISTS_PER_REQUEST) {
+            return;
+        }
+        let Some(at) = (self.turn / LISTS_PER_REQUEST).checked_rem(open.len()) else { return };
         if let Ok(Some(batch)) = self.api.get(&open[at].id).await {
             *open[at] = batch;
         }
@@ -421,6 +433,7 @@ impl Submitter {
         if let Some(failure) = collected.stop {
             self.refused(failure)?;
         }
+        self.context.submissions.unjudged().add(submission.all_batches());
         self.tell_returned(&submission);
         Ok(())
     }

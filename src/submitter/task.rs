@@ -215,6 +215,7 @@ impl Submitter {
                     self.drained = *self.context.drain.borrow_and_update();
                     self.seal().await?;
                 }
+                () = self.context.submissions.unjudged().judged() => {}
                 () = tokio::time::sleep(sleep) => {}
             }
         }
@@ -315,6 +316,7 @@ impl Submitter {
             self.drivers.iter().filter_map(|(id, driver)| match driver.next(&self.submission(*id)?, now) {
                 SubmissionAction::Wait(until) => Some(until),
                 SubmissionAction::Nothing => None,
+                step if self.is_put_off(&step) => Some(now + TimeDelta::seconds(1)),
                 _ => Some(now),
             });
         next.min()

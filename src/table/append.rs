@@ -22,7 +22,8 @@ const ROW_GROUP_ROWS: usize = 131_072;
 const ROW_GROUP_BYTES: usize = 32 << 20;
 
 /// Returns how files with these columns are encoded.
-pub(super) fn writer_properties(columns: &Schema) -> WriterProperties {
+#[must_use]
+pub fn writer_properties(columns: &Schema) -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))

@@ -386,6 +386,12 @@ fn rows_in(file: &LogicalFileView) -> Option<u64> {
     file.num_records().and_then(|rows| u64::try_from(rows).ok())
 }
 
+/// Returns the number of rows in a file that are not deleted; `None` if its statistics do not state it.
+pub(super) fn live_rows_in(file: &LogicalFileView) -> Option<u64> {
+    let deleted = file.deletion_vector_descriptor().map_or(0, |vector| count(vector.cardinality));
+    rows_in(file).map(|rows| rows.saturating_sub(deleted))
+}
+
 /// Returns the log entry of a file.
 pub(super) fn entry_of(file: &LogicalFileView) -> Add {
     Add {

@@ -9,6 +9,7 @@ rows a second. Everything shares the machine's cores, the simulator too.
 """
 
 import argparse
+import atexit
 import os
 import socket
 import subprocess
@@ -91,8 +92,10 @@ class Bench:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        command = [program, "simulate", self.job("simulated", self.port), "--port", str(self.port)]
+        job = self.job("simulated", self.port, 'source.path = "none"\ntarget.path = "of_it"')
+        command = [program, "simulate", job, "--port", str(self.port)]
         self.simulator = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        atexit.register(self.simulator.kill)  # Where the benchmark fails.
         while not self.is_listening():
             time.sleep(0.1)
 
@@ -100,11 +103,13 @@ class Bench:
         try:
             socket.create_connection(("127.0.0.1", self.port)).close()
         except OSError:
+            assert self.simulator.poll() is None, "the simulator does not start"
             return False
         return True
 
     def job(self, name, port, tables=""):
-        path = f"{self.folder}/{name}-{self.latency}.toml"
+        name = f"{name}-{self.latency}"
+        path = f"{self.folder}/{name}.toml"
         with open(path, "w") as file:
             file.write(JOB.format(name=name, port=port, tables=tables, in_flight=self.in_flight, latency=self.latency))
         return path

@@ -5,7 +5,10 @@
 use std::fs;
 use std::path::Path;
 
+use enrich::checkpoint::SubmissionsFile;
 use enrich::config::{BatchesSpec, StuckIn};
+use enrich::journal::{JournalEntry, JournalError, JournalReader};
+use enrich::store::Folder;
 
 use crate::support::batches::{BATCH, end_of, with_batches};
 use crate::support::{Setup, World, everything_below};
@@ -77,6 +80,51 @@ async fn a_damaged_list_of_submissions_is_refused_with_what_to_do() {
     let seed = fastrand::u64(..);
     println!("seed {seed}");
     damage(&submitted().await, "submissions.json", seed).await;
+}
+
+/// What damage makes of a file, at each byte and at each length.
+fn damaged(whole: &[u8]) -> impl Iterator<Item = (String, Vec<u8>)> + '_ {
+    let flipped = (0..whole.len()).map(|at| {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 1 << (at % 8);
+        (format!("byte {at} flipped"), bytes)
+    });
+    flipped.chain((0..whole.len()).map(|length| (format!("cut to {length} bytes"), whole[..length].to_vec())))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_flipped_byte_and_no_cut_makes_another_list_or_another_journal() {
+    let world = submitted().await;
+    let folder = tempfile::tempdir().unwrap();
+    let home = world.path("target/_checkpoints/test");
+    let file = SubmissionsFile::in_folder(&Folder::Local(folder.path().to_owned()));
+    let whole = fs::read(home.join("submissions.json")).unwrap();
+    let path = folder.path().join("submissions.json");
+    fs::write(&path, &whole).unwrap();
+    let list = file.load().await.unwrap();
+    for (what, bytes) in damaged(&whole) {
+        fs::write(&path, bytes).unwrap();
+        if let Ok(found) = file.load().await {
+            assert_eq!(found, list, "{what}");
+        }
+    }
+    let whole = fs::read(home.join("journal/0000000001.journal")).unwrap();
+    let path = folder.path().join("1.journal");
+    let read = |bytes: &[u8]| -> Result<Vec<JournalEntry>, JournalError> {
+        fs::write(&path, bytes).unwrap();
+        let (mut reader, mut entries) = (JournalReader::open(&path)?, Vec::new());
+        while let Some(entry) = reader.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(entries)
+    };
+    let entries = read(&whole).unwrap();
+    for (what, bytes) in damaged(&whole) {
+        // A torn tail is cut off.
+        if let Ok(found) = read(&bytes) {
+            assert_eq!(found, entries[..found.len()], "{what}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -64,7 +64,7 @@ async fn a_lost_disk_costs_no_row_anything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_part_of_the_state_costs_no_row_anything() {
     for lost in ["journal", "checkpoint.json", "spool"] {
-        let world = submitted(600).await;
+        let world = submitted(2_500).await;
         lose(&world, lost);
         world.run(&["--wait"]).await.assert_status(0).assert_says("50 rows written");
         assert_paid_once(&world).await;
@@ -74,7 +74,7 @@ async fn a_lost_part_of_the_state_costs_no_row_anything() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_while_lost_answers_are_taken_costs_nothing() {
     for point in ["download.after=kill@2", "collect.after=kill@2", "journal-removal.before=kill@2"] {
-        let world = submitted(600).await;
+        let world = submitted(2_500).await;
         lose(&world, "");
         tokio::time::sleep(Duration::from_millis(800)).await;
         let killed = world.run_with(&["--wait"], &[("ENRICH_FAULT", point)]).await;
@@ -86,12 +86,17 @@ async fn a_kill_while_lost_answers_are_taken_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_that_the_provider_has_deleted_are_asked_for_again_and_it_is_said() {
-    let world = submitted(400).await;
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let world = submitted(2_500).await;
     let text = std::fs::read_to_string(world.job()).unwrap();
     let job = Job::parse(&world.job(), &text, |_| None).unwrap();
     let api = BatchApi::new(&job.providers[0], world.simulator.url()).unwrap();
-    let gone = api.list(None).await.unwrap().items.remove(0);
+    let gone = loop {
+        let newest = api.list(None).await.unwrap().items.remove(0);
+        if newest.output_file_id.is_some() {
+            break newest;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     api.delete_file(&gone.output_file_id.unwrap()).await.unwrap();
     let run = world.run(&["--wait"]).await;
     run.assert_status(0).assert_says("no more: the rows whose answers were there go again");

@@ -81,6 +81,7 @@ fn help_names_commands_options_and_exit_statuses() {
         ("help", vec!["--help"]),
         ("help_run", vec!["run", "--help"]),
         ("help_errors", vec!["errors", "--help"]),
+        ("help_export", vec!["export", "--help"]),
         ("help_retry", vec!["retry", "--help"]),
         ("help_status", vec!["status", "--help"]),
         ("help_check", vec!["check", "--help"]),

@@ -36,7 +36,7 @@ async fn a_server_that_is_lost_with_its_disk_pays_again_for_what_was_not_copied_
     world.write_text(&job.replace("path = \"state\"", at));
     let mut served = Served::of(serve_on(&world, &store, "a"));
     assert_eq!(served.answers(&id_of(1), 5, &rows(0..60)).await, expected(0..60));
-    assert_eq!(served.put(&id_of(2), 5, 0, &rows(60..300)).await.status(), 202);
+    assert_eq!(served.put(&id_of(2), 5, 0, &rows(60..900)).await.status(), 202);
     until(&world.simulator, |counts| counts.answered > 100).await;
     // Long enough for a round of copying.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -58,8 +58,8 @@ async fn a_server_that_is_lost_with_its_disk_pays_again_for_what_was_not_copied_
     let before = world.simulator.counts().answered;
     assert_eq!(served.answers(&id_of(1), 5, &rows(0..60)).await, expected(0..60));
     assert_eq!(world.simulator.counts().answered, before, "what was copied is there");
-    assert_eq!(served.answers(&id_of(2), 5, &rows(60..300)).await, expected(60..300));
-    assert!(world.simulator.counts().paid_again() < 300 - copied, "{:?}", world.simulator.counts());
+    assert_eq!(served.answers(&id_of(2), 5, &rows(60..900)).await, expected(60..900));
+    assert!(world.simulator.counts().paid_again() < 900 - copied, "{:?}", world.simulator.counts());
     served.committed(5).await;
     send(&served.child, "TERM");
     wait(served.child).await.assert_status(0);

@@ -370,7 +370,7 @@ impl Scene {
     }
 
     /// A case in which rows are asked for, with more of its arguments.
-    fn enriched(&self, first: i64, count: i64, more: Value) -> Value {
+    fn enriched(&self, first: i64, count: i64, more: &Value) -> Value {
         let mut case = json!({"case": "enriched", "urls": [self.url()], "first": first, "count": count});
         case.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         case
@@ -398,7 +398,7 @@ impl Scene {
 
     async fn a_task_fails_half_way(&mut self) {
         let before = self.requests();
-        let end = self.driver.result(&self.enriched(0, 300, json!({"fails": true})));
+        let end = self.driver.result(&self.enriched(0, 300, &json!({"fails": true})));
         assert_rows(&end, 0, 300);
         assert_eq!(self.requests() - before, 300);
     }
@@ -407,7 +407,7 @@ impl Scene {
         let before = self.requests();
         // The last row of the last of four tasks.
         self.world.simulator.set_gate(Gate::ShutFor(text_of(1_099)));
-        let case = self.enriched(1_000, 100, json!({"note": "attempts"}));
+        let case = self.enriched(1_000, 100, &json!({"note": "attempts"}));
         self.driver.say(&case);
         let second = "\n3 1 ";
         while !std::fs::read_to_string(self.world.path("attempts")).unwrap_or_default().contains(second) {
@@ -420,7 +420,7 @@ impl Scene {
 
     async fn a_process_of_an_executor_is_killed(&mut self, which: fn(&Cluster) -> Vec<u32>, first: i64) {
         let before = self.requests();
-        let case = self.enriched(first, 200, json!({}));
+        let case = self.enriched(first, 200, &json!({}));
         self.begin_and_hold(&case).await;
         let killed = which(&self.cluster);
         assert!(!killed.is_empty());
@@ -431,7 +431,7 @@ impl Scene {
     }
 
     async fn a_cancelled_job_has_no_more_rows_sent(&mut self) {
-        let case = self.enriched(4_000, 300, json!({}));
+        let case = self.enriched(4_000, 300, &json!({}));
         let held = self.begin_and_hold(&case).await;
         self.driver.say(&json!({"cancel": true}));
         let end = self.driver.end();
@@ -441,7 +441,7 @@ impl Scene {
         }
         self.let_go();
         // Rows that have answers.
-        let end = self.driver.result(&self.enriched(0, 300, json!({})));
+        let end = self.driver.result(&self.enriched(0, 300, &json!({})));
         assert_rows(&end, 0, 300);
         until(&self.world.simulator, |counts| counts.in_flight == 0).await;
         let more = self.requests() - held;
@@ -453,7 +453,7 @@ impl Scene {
 
     async fn a_server_is_killed_and_started_again(&mut self) {
         let before = self.requests();
-        let case = self.enriched(5_000, 200, json!({}));
+        let case = self.enriched(5_000, 200, &json!({}));
         self.begin_and_hold(&case).await;
         self.server.kill();
         self.let_go();
@@ -466,7 +466,7 @@ impl Scene {
     async fn an_epoch_is_cut_into_other_batches(&mut self) {
         let before = self.requests();
         for more in [json!({"epoch": 7}), json!({"epoch": 7, "repartition": 3, "rows_at_once": 33})] {
-            let end = self.driver.result(&self.enriched(6_000, 200, more));
+            let end = self.driver.result(&self.enriched(6_000, 200, &more));
             assert_rows(&end, 6_000, 200);
         }
         assert_eq!(self.requests() - before, 200);
@@ -475,7 +475,7 @@ impl Scene {
     async fn more_rows_come_than_the_window_has_room_for(&mut self) {
         let count = 4 * i64::try_from(WINDOW_ROWS).unwrap();
         let more = json!({"partitions": 8, "rows_at_once": 50});
-        let end = self.driver.result(&self.enriched(7_000, count, more));
+        let end = self.driver.result(&self.enriched(7_000, count, &more));
         assert_rows(&end, 7_000, count);
     }
 
@@ -521,7 +521,7 @@ impl Scene {
         }
         let urls: Vec<_> = servers.iter().map(|(_, port)| format!("http://127.0.0.1:{port}")).collect();
         for more in [json!({"urls": urls}), json!({"urls": urls, "note": "shared"})] {
-            let end = self.driver.result(&self.enriched(10_000, 200, more));
+            let end = self.driver.result(&self.enriched(10_000, 200, &more));
             assert_rows(&end, 10_000, 200);
         }
         assert_eq!(self.requests() - before, 200);
@@ -533,18 +533,18 @@ impl Scene {
 
     async fn a_refused_key_stops_the_job_for_all_attempts(&mut self) {
         std::fs::write(&self.key, "another").unwrap();
-        let end = self.driver.result(&self.enriched(11_000, 200, json!({})));
+        let end = self.driver.result(&self.enriched(11_000, 200, &json!({})));
         let refusals = self.world.simulator.counts().statuses[&401];
         let error = end["error"].as_str().unwrap_or_default();
         assert!(error.contains("Stopped: enrich has stopped with status 4"), "{end}");
         assert!((1..=2 * CONCURRENCY).contains(&refusals), "{refusals} requests were refused");
-        let end = self.driver.result(&self.enriched(12_000, 20, json!({})));
+        let end = self.driver.result(&self.enriched(12_000, 20, &json!({})));
         assert!(end["error"].as_str().unwrap_or_default().contains("Stopped"), "{end}");
         assert_eq!(self.world.simulator.counts().statuses[&401], refusals, "nobody is asked any more");
         std::fs::write(&self.key, "right").unwrap();
         self.server.kill();
         self.server = serve(&self.world, self.port, &[]).await;
-        let end = self.driver.result(&self.enriched(11_000, 200, json!({})));
+        let end = self.driver.result(&self.enriched(11_000, 200, &json!({})));
         assert_rows(&end, 11_000, 200);
     }
 }

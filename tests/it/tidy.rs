@@ -44,7 +44,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("metrics", &[]),
     ],
     &[("enricher", &[])],
-    &[("run", &[]), ("service", &["run"]), ("inspect", &["run"])],
+    &[("run", &[]), ("service", &["run"]), ("inspect", &["run"]), ("export", &[])],
     &[("progress", &[]), ("serve", &[]), ("report_page", &[])],
     &[("cli", &[])],
 ];
