@@ -32,6 +32,9 @@ pub const ACTIONS: &[&str] = &[
 /// Actions with a fault point on each side that only jobs with a checkpoint in an object store take.
 pub const STORE_ACTIONS: &[&str] = &["lease", "journal-copy"];
 
+/// Actions with a fault point on each side that only jobs take whose source is staged.
+pub const STAGING_ACTIONS: &[&str] = &["stage"];
+
 /// Actions with a fault point on each side that only jobs take which go through a provider's Batch API.
 pub const BATCH_ACTIONS: &[&str] =
     &["spool", "submission-save", "upload", "batch-create", "batch-look", "download", "collect"];
@@ -65,7 +68,7 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STORE_ACTIONS, Side};
+    use super::{ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side};
 
     struct Armed {
         action: String,
@@ -102,7 +105,7 @@ mod armed {
     }
 
     fn is_action(name: &str) -> bool {
-        [ACTIONS, STORE_ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS].concat().contains(&name)
+        [ACTIONS, STORE_ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS].concat().contains(&name)
     }
 
     /// Sends this process a signal with kill(1), since the crate forbids the unsafe code to raise one. The calling

@@ -18,7 +18,7 @@ const NAME: &str = "job.toml";
 #[command(next_help_heading = "Without a job file")]
 #[group(skip)]
 pub(super) struct DirectArguments {
-    /// Delta table, Parquet file or folder of Parquet files
+    /// Delta table; or file or folder of Parquet, CSV, TSV, JSON, Arrow IPC or Avro
     #[arg(long, value_name = "PATH", conflicts_with = "job", requires_all = ["target", "prompt", "model", "app_id"])]
     source: Option<String>,
     /// Delta table for the answers, created if it is missing

@@ -21,7 +21,7 @@ pub(super) struct InitArguments {
     /// The job file to write
     #[arg(default_value = "job.toml")]
     file: PathBuf,
-    /// Delta table, Parquet file or folder of Parquet files
+    /// Delta table; or file or folder of Parquet, CSV, TSV, JSON, Arrow IPC or Avro
     #[arg(long, value_name = "PATH")]
     source: Option<String>,
     /// Delta table for the answers [default: the source's name with _enriched, beside the source]
@@ -212,7 +212,7 @@ pub(super) async fn init(arguments: InitArguments) -> anyhow::Result<Exit> {
 }
 
 async fn ask_source() -> anyhow::Result<(String, Vec<String>)> {
-    let text = "Source (Delta table, Parquet file or folder)";
+    let text = "Source (Delta table; or file or folder of Parquet, CSV, JSON, Arrow or Avro)";
     loop {
         let source = InitQuestion { flag: "source", text, usual: None }.ask()?;
         match columns(&source).await {

@@ -12,7 +12,8 @@ use super::job::{
     TargetSpec, Tls, TokenLimits, WindowLimits,
 };
 use super::key::{self, ApiKey, KeySource};
-use super::raw::{RawCache, RawJob, RawProvider, RawSource};
+use super::raw::{RawCache, RawJob, RawProvider};
+use super::raw_source::RawSource;
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
 use super::units::{ByteSize, Span, moment};
 use crate::ident::Money;
@@ -57,6 +58,7 @@ impl Checker<'_> {
 
     fn source(&self, raw: RawSource) -> Result<SourceSpec, ConfigError> {
         let location = self.location("source.path", &raw.path)?;
+        let files = self.files(&raw)?;
         let start = match (raw.starting_version, raw.starting_timestamp) {
             (Some(_), Some(_)) => {
                 return Err(self
@@ -74,6 +76,7 @@ impl Checker<'_> {
             (None, None) => None,
         };
         Ok(SourceSpec {
+            files,
             location,
             written: raw.path,
             skip_change_commits: raw.skip_change_commits,

@@ -17,6 +17,7 @@ use super::batch_api::BatchApiSettings;
 use super::budget::{Budget, PriceTable};
 use super::key::ApiKey;
 use super::simulated::SimulatorSpec;
+use super::source_files::FilesSpec;
 use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
 use crate::ident::AppId;
@@ -114,6 +115,8 @@ pub struct SourceSpec {
     pub binary_as_text: bool,
     /// The SQL condition that rows must meet.
     pub condition: Option<String>,
+    /// How files are read that are no tables.
+    pub files: FilesSpec,
     /// Where a job without a checkpoint begins; `None` for the whole table.
     pub start: Option<SourceStart>,
 }

@@ -11,6 +11,7 @@ mod budget;
 mod check;
 mod check_batches;
 mod check_bounds;
+mod check_files;
 mod check_routes;
 mod error;
 mod job;
@@ -21,12 +22,14 @@ mod overrides;
 mod places;
 mod raw;
 mod raw_bounds;
+mod raw_source;
 pub mod reference;
 mod served;
 mod shape;
 mod shared_limits;
 mod simulated;
 mod simulated_batches;
+mod source_files;
 mod step;
 mod steps;
 mod units;
@@ -53,6 +56,7 @@ pub use simulated::{
     SimulatorSpec, TierSpec, WrongForm,
 };
 pub use simulated_batches::{AnswerOrder, BatchFailure, BatchesSpec, StuckIn};
+pub use source_files::{ColumnType, FilesSpec, OnBadRow, SourceFormat, TextEncoding};
 pub use step::{
     Example, Form, NullInputs, OnError, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
     VectorEncoding, Vectors,

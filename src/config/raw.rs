@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::batch_api::RawBatchApi;
 use super::raw_bounds::{RawAnomalies, RawBudget, RawMetrics};
+use super::raw_source::RawSource;
 use super::simulated::SimulatorSpec;
 use super::units::{ByteSize, Span};
 
@@ -71,48 +72,6 @@ pub(super) struct RawJob {
     /// Behaviour of the built-in simulator, for a provider whose `base_url` is `simulator` and for `enrich simulate`.
     /// Default: it answers everything at once.
     pub(super) simulator: Option<SimulatorSpec>,
-}
-
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawSource {
-    /// Delta table, Parquet file, or directory of Parquet files, in which folders named `column=value` become text
-    /// columns: a local path, relative to the job file, or a URL: `file://`, `s3://`, `az://`, `abfss://` or `gs://`.
-    /// Keys, region and endpoint of a store come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`,
-    /// `AZURE_STORAGE_ACCOUNT_NAME`, `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep
-    /// them. Required.
-    #[schemars(length(min = 1))]
-    pub(super) path: String,
-    /// Whether to skip the changes of commits that delete or rewrite rows of a Delta source, instead of refusing
-    /// them. The rows that such a commit writes are not read. Default: false.
-    #[serde(default)]
-    pub(super) skip_change_commits: bool,
-    /// The columns to read and carry to the target, in this order; templates can use only these. Default: all.
-    #[schemars(length(min = 1))]
-    pub(super) columns: Option<Vec<String>>,
-    /// What to do with columns of Parquet files that a Delta table cannot hold, such as times of day, or numbers that
-    /// are whole in one file and not in another: `stop` refuses the run unless `columns` leaves them out, `skip`
-    /// leaves them out, `text` carries them as text. Default: `stop`.
-    #[serde(default)]
-    pub(super) on_unsupported: super::job::OnUnsupported,
-    /// Whether to read byte strings in Parquet files as text if the file does not state their type, as some old
-    /// writers leave it. Default: false.
-    #[serde(default)]
-    pub(super) binary_as_text: bool,
-    /// SQL condition for the rows to read, over the columns of the source, also those that are not carried. Other
-    /// rows are passed over for good: a later change of the condition affects only rows that are not planned yet.
-    /// Files and row groups that the condition excludes by their statistics or partition values are not opened.
-    /// Functions of the time or of chance are refused. Default: every row.
-    #[serde(rename = "where")]
-    #[schemars(length(min = 1))]
-    pub(super) condition: Option<String>,
-    /// Version of a Delta source to begin with: rows added in this and later versions are read, earlier rows are not.
-    /// Has no effect once there is a checkpoint. Default: the whole table, as it is at the first run.
-    pub(super) starting_version: Option<u64>,
-    /// The same by time: begins with the first version made at this time or later, such as `2026-05-01T08:00:00Z` or
-    /// a day. Not together with `starting_version`. Default: as for `starting_version`.
-    #[schemars(length(min = 1))]
-    pub(super) starting_timestamp: Option<String>,
 }
 
 #[derive(Debug, Deserialize, JsonSchema)]

@@ -4,8 +4,9 @@ use std::num::NonZeroU32;
 
 use super::check::Checker;
 use super::error::ConfigError;
-use super::job::{Job, OnMissingColumns, OnNewColumns, OnUnsupported, TokenLimits};
-use super::raw::{RawCheckpoint, RawSource, RawTarget, file_size};
+use super::job::{Job, OnMissingColumns, OnNewColumns, TokenLimits};
+use super::raw::{RawCheckpoint, RawTarget, file_size};
+use super::raw_source::RawSource;
 use crate::ident::Money;
 
 impl Checker<'_> {
@@ -45,16 +46,7 @@ impl Checker<'_> {
 
 /// A source with the defaults of all other keys.
 fn source_at(path: String) -> RawSource {
-    RawSource {
-        path,
-        skip_change_commits: false,
-        columns: None,
-        on_unsupported: OnUnsupported::default(),
-        binary_as_text: false,
-        condition: None,
-        starting_version: None,
-        starting_timestamp: None,
-    }
+    RawSource { path, ..RawSource::default() }
 }
 
 /// A target with the defaults of all other keys.

@@ -58,7 +58,7 @@ pub async fn run(
     let opened = unless_stopped(
         &stop,
         Box::pin(async {
-            let source = Source::open(&job.source, &job.places.state).await?;
+            let source = Source::open_to_run(&job.source, &job.places.state).await?;
             let prepared = PreparedJob::new(job, source.schema(), simulator)?;
             if is_delta_table(&job.target.location).await? {
                 check_appendable(&job.target.location)?;

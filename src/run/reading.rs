@@ -115,7 +115,11 @@ impl Feed for SourceFeed {
                 restored.is_refilled = true;
             }
         }
-        if checkpoint == self.checkpoint { Ok(()) } else { self.save(checkpoint).await }
+        if checkpoint != self.checkpoint {
+            self.save(checkpoint).await?;
+        }
+        self.planner.source().remove_staged(&self.checkpoint.position, &self.checkpoint.planned);
+        Ok(())
     }
 
     async fn pause(&mut self, why: String) -> Result<bool, RunError> {

@@ -1,7 +1,7 @@
 //! Errors of opening and reading a source.
 
 use crate::checkpoint::FileRange;
-use crate::store::Location;
+use crate::store::{Location, StoreError};
 use crate::table::TableError;
 use crate::wording::counted;
 
@@ -16,7 +16,8 @@ pub enum SourceError {
     },
     /// The location holds neither a Delta table nor files of a known format.
     #[error(
-        "the source {} is neither a Delta table nor a Parquet file nor a directory of Parquet files",
+        "the source {} is neither a Delta table nor a file or directory of Parquet, CSV, TSV, JSON, Arrow IPC or Avro; \
+         source.format says what files are whose names do not",
         path
     )]
     NoTable {
@@ -98,6 +99,9 @@ pub enum SourceError {
         /// The reason.
         message: String,
     },
+    /// A file cannot be staged, because of the disk.
+    #[error(transparent)]
+    Staging(StoreError),
     /// The log of a Delta table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -124,6 +128,7 @@ impl SourceError {
             | SourceError::UnknownColumn { .. }
             | SourceError::Condition { .. }
             | SourceError::Start { .. }
+            | SourceError::Staging(_)
             | SourceError::Table(_) => None,
         }
     }
@@ -141,7 +146,7 @@ impl SourceError {
             | SourceError::Start { .. }
             | SourceError::Gap { .. }
             | SourceError::Gone { .. } => true,
-            SourceError::File { .. } | SourceError::Table(_) => false,
+            SourceError::File { .. } | SourceError::Staging(_) | SourceError::Table(_) => false,
         }
     }
 

@@ -8,6 +8,9 @@
 mod lines;
 mod parquet;
 
+use std::path::PathBuf;
+use std::sync::Arc;
+
 use ::arrow::datatypes::Schema;
 use ::arrow::record_batch::RecordBatch;
 
@@ -15,17 +18,27 @@ use super::SourceError;
 use super::file::Root;
 use super::row_mask::RowMask;
 use super::shape::{FileShape, Footer};
+use super::staging::{Kind, Kinds, StagingArea, StagingResult};
 use crate::checkpoint::FileRange;
-use crate::store::Location;
+use crate::config::SourceFormat;
+use crate::store::{Location, StoreError};
 use crate::table::Condition;
 
 pub(super) use parquet::ByteStrings;
+
+/// The formats that are staged, in the order in which they are looked for.
+const STAGED: [SourceFormat; 5] =
+    [SourceFormat::Csv, SourceFormat::Tsv, SourceFormat::Json, SourceFormat::Arrow, SourceFormat::Avro];
+/// Endings of compressed files, behind those of their formats.
+const COMPRESSED: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
 
 /// The format of a file, and how it is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FileFormat {
     /// Apache Parquet.
     Parquet(ByteStrings),
+    /// A format whose files are staged as Parquet.
+    Staged(SourceFormat),
     /// One row per line; shows what a format has to provide.
     #[cfg(test)]
     Lines,
@@ -35,62 +48,79 @@ pub(super) enum FileFormat {
 pub(super) type Pieces = Box<dyn Iterator<Item = Result<RecordBatch, String>> + Send>;
 
 impl FileFormat {
-    /// Returns the formats that a folder may have, in the order in which they are looked for.
-    pub(super) fn all(bytes: ByteStrings) -> Vec<FileFormat> {
-        vec![
-            FileFormat::Parquet(bytes),
-            #[cfg(test)]
-            FileFormat::Lines,
-        ]
+    /// Returns the formats that a source may have, in the order in which they are looked for: the one that the job
+    /// states, or all.
+    pub(super) fn all(stated: Option<SourceFormat>, bytes: ByteStrings) -> Vec<FileFormat> {
+        match stated {
+            Some(SourceFormat::Parquet) => vec![FileFormat::Parquet(bytes)],
+            Some(stated) => vec![FileFormat::Staged(stated)],
+            None => {
+                let staged = STAGED.into_iter().map(FileFormat::Staged);
+                let all = std::iter::once(FileFormat::Parquet(bytes)).chain(staged);
+                #[cfg(test)]
+                let all = all.chain([FileFormat::Lines]);
+                all.collect()
+            }
+        }
     }
 
-    /// Whether a file's name has the ending of this format, in any case.
+    /// Whether a file's name has an ending of this format, in any case.
     pub(super) fn has_ending(self, name: &str) -> bool {
-        name.rsplit_once('.').is_some_and(|(_, end)| end.eq_ignore_ascii_case(self.ending()))
+        let name = name.to_ascii_lowercase();
+        let plain = match self {
+            FileFormat::Staged(_) => COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending)),
+            _ => None,
+        };
+        let ending = plain.unwrap_or(&name).rsplit_once('.').map(|(_, ending)| ending);
+        ending.is_some_and(|ending| self.endings().contains(&ending))
     }
 
     /// Returns the name of the format for messages.
     pub(super) fn name(self) -> &'static str {
         match self {
-            FileFormat::Parquet(_) => "Parquet",
+            FileFormat::Parquet(_) | FileFormat::Staged(SourceFormat::Parquet) => "Parquet",
+            FileFormat::Staged(SourceFormat::Csv) => "CSV",
+            FileFormat::Staged(SourceFormat::Tsv) => "TSV",
+            FileFormat::Staged(SourceFormat::Jsonl | SourceFormat::Json) => "JSON",
+            FileFormat::Staged(SourceFormat::Arrow) => "Arrow",
+            FileFormat::Staged(SourceFormat::Avro) => "Avro",
             #[cfg(test)]
             FileFormat::Lines => "line",
         }
     }
 
-    /// Returns the ending of the format's file names, without the dot.
-    pub(super) fn ending(self) -> &'static str {
+    /// Returns the endings of the format's file names, without the dot.
+    pub(super) fn endings(self) -> &'static [&'static str] {
         match self {
-            FileFormat::Parquet(_) => "parquet",
+            FileFormat::Parquet(_) | FileFormat::Staged(SourceFormat::Parquet) => &["parquet"],
+            FileFormat::Staged(SourceFormat::Csv) => &["csv"],
+            FileFormat::Staged(SourceFormat::Tsv) => &["tsv", "tab"],
+            FileFormat::Staged(SourceFormat::Jsonl | SourceFormat::Json) => &["jsonl", "ndjson", "json"],
+            FileFormat::Staged(SourceFormat::Arrow) => &["arrow", "arrows", "feather", "ipc"],
+            FileFormat::Staged(SourceFormat::Avro) => &["avro"],
             #[cfg(test)]
-            FileFormat::Lines => "lines",
+            FileFormat::Lines => &["lines"],
         }
     }
 
-    /// Whether a single file that is the whole source is of this format. Blocks.
-    pub(super) fn matches_single_file(self, root: &Root, path: &str) -> bool {
+    /// Whether a single file that is the whole source is of this format; `is_stated` if the job states the format.
+    /// Blocks.
+    pub(super) fn matches_single_file(self, root: &Root, path: &str, is_stated: bool) -> bool {
         match self {
-            FileFormat::Parquet(_) => self.matches_content(root, path),
+            FileFormat::Parquet(_) => self.matches_content(root, path, is_stated),
+            FileFormat::Staged(_) => is_stated || self.has_ending(path),
             #[cfg(test)]
             FileFormat::Lines => self.has_ending(path),
         }
     }
 
-    /// Whether a file with another ending is of this format by its content. Blocks.
-    pub(super) fn matches_content(self, root: &Root, path: &str) -> bool {
+    /// Whether a file with another ending is of this format: by its content, or because the job states it. Blocks.
+    pub(super) fn matches_content(self, root: &Root, path: &str, is_stated: bool) -> bool {
         match self {
             FileFormat::Parquet(_) => parquet::has_magic(root, path),
+            FileFormat::Staged(_) => is_stated,
             #[cfg(test)]
             FileFormat::Lines => false,
-        }
-    }
-
-    /// Reads the footer of a file. Blocks.
-    pub(super) fn look(self, root: &Root, path: &str) -> Footer {
-        match self {
-            FileFormat::Parquet(bytes) => parquet::look(root, path, bytes),
-            #[cfg(test)]
-            FileFormat::Lines => lines::look(root, path),
         }
     }
 }
@@ -99,22 +129,97 @@ impl FileFormat {
 #[derive(Clone, Debug)]
 pub struct SourceFiles {
     root: Root,
-    format: FileFormat,
+    reading: Reading,
 }
+
+/// How the files of a source are read.
+#[derive(Clone, Debug)]
+enum Reading {
+    Parquet(ByteStrings),
+    Staged(Arc<StagingArea>),
+    #[cfg(test)]
+    Lines,
+}
+
+/// The footer of a file, and the kinds of its columns if they were inferred.
+pub(super) type LookedAt = (Footer, Vec<(String, Kind)>);
 
 impl From<Location> for SourceFiles {
     fn from(at: Location) -> Self {
-        SourceFiles { root: at.into(), format: FileFormat::Parquet(ByteStrings::default()) }
+        SourceFiles::parquet(at.into(), ByteStrings::default())
     }
 }
 
 impl SourceFiles {
-    pub(super) fn new(root: Root, format: FileFormat) -> Self {
-        SourceFiles { root, format }
+    pub(super) fn parquet(root: Root, bytes: ByteStrings) -> Self {
+        SourceFiles { root, reading: Reading::Parquet(bytes) }
+    }
+
+    pub(super) fn staged(root: Root, staging: Arc<StagingArea>) -> Self {
+        SourceFiles { root, reading: Reading::Staged(staging) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn lines(root: Root) -> Self {
+        SourceFiles { root, reading: Reading::Lines }
     }
 
     pub(super) fn root(&self) -> &Root {
         &self.root
+    }
+
+    /// Sets the kinds of columns to which files are held when they are staged.
+    pub(super) fn set_kinds(&self, kinds: Kinds) {
+        if let Reading::Staged(staging) = &self.reading {
+            staging.set_kinds(kinds);
+        }
+    }
+
+    /// Returns the path of a note on the skipped rows of a file.
+    pub(super) fn skipped_rows(&self, file: &str) -> Option<PathBuf> {
+        match &self.reading {
+            Reading::Staged(staging) => Some(staging.skipped_rows(file)),
+            _ => None,
+        }
+    }
+
+    /// Removes staged files, except those of the given source files.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(super) fn retain_staged<'a>(&self, needed: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
+        match &self.reading {
+            Reading::Staged(staging) => staging.retain(needed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads the footer of a file; of a format that is staged it is that of its staged file, which is written `again` or
+    /// if it is not there. Blocks.
+    ///
+    /// # Errors
+    /// When a staged file cannot be written.
+    pub(super) fn look(&self, path: &str, again: bool) -> Result<LookedAt, SourceError> {
+        let footer = match &self.reading {
+            Reading::Parquet(bytes) => parquet::look(&self.root, path, *bytes),
+            Reading::Staged(staging) => match staging.stage(path, again)? {
+                StagingResult::Empty => Footer::Missing,
+                StagingResult::Wrong(message) => Footer::Damaged(message),
+                StagingResult::Whole { kinds, skipped: count } => {
+                    let footer = parquet::look(&staging.root(), &staging.name(path), ByteStrings::default());
+                    let footer = match footer {
+                        Footer::Whole { rows, columns, .. } => {
+                            Footer::Whole { rows, columns, skipped: count }
+                        }
+                        other => other,
+                    };
+                    return Ok((footer, kinds));
+                }
+            },
+            #[cfg(test)]
+            Reading::Lines => lines::look(&self.root, path),
+        };
+        Ok((footer, Vec::new()))
     }
 
     /// Reads the number and size of a file's rows. `columns` are the columns that are read: only these count. Blocks.
@@ -122,10 +227,13 @@ impl SourceFiles {
     /// # Errors
     /// When the file is not there or is damaged.
     pub(super) fn shape(&self, file: &str, columns: &Schema) -> Result<FileShape, SourceError> {
-        match self.format {
-            FileFormat::Parquet(bytes) => parquet::shape(&self.root, file, columns, bytes),
+        match &self.reading {
+            Reading::Parquet(bytes) => parquet::shape(&self.root, file, columns, *bytes),
+            Reading::Staged(staging) => {
+                parquet::shape(&staging.root(), &staging.file(file)?, columns, ByteStrings::default())
+            }
             #[cfg(test)]
-            FileFormat::Lines => lines::shape(&self.root, file),
+            Reading::Lines => lines::shape(&self.root, file),
         }
     }
 
@@ -140,10 +248,14 @@ impl SourceFiles {
         condition: &Condition,
         there: &RowMask,
     ) -> Result<Vec<bool>, SourceError> {
-        match self.format {
-            FileFormat::Parquet(bytes) => parquet::candidates(&self.root, part, condition, there, bytes),
+        match &self.reading {
+            Reading::Parquet(bytes) => parquet::candidates(&self.root, part, condition, there, *bytes),
+            Reading::Staged(staging) => {
+                let part = staging.part(part)?;
+                parquet::candidates(&staging.root(), &part, condition, there, ByteStrings::default())
+            }
             #[cfg(test)]
-            FileFormat::Lines => {
+            Reading::Lines => {
                 let rows = lines::shape(&self.root, &part.file)?.rows();
                 Ok((0..rows).map(|row| there.holds(row)).collect())
             }
@@ -161,13 +273,19 @@ impl SourceFiles {
         kept: &RowMask,
         noted: &Schema,
     ) -> Result<(Pieces, u64), SourceError> {
-        match self.format {
-            FileFormat::Parquet(bytes) => {
-                let (pieces, before) = parquet::open(&self.root, part, kept, noted, bytes)?;
+        match &self.reading {
+            Reading::Parquet(bytes) => {
+                let (pieces, before) = parquet::open(&self.root, part, kept, noted, *bytes)?;
+                Ok((Box::new(pieces), before))
+            }
+            Reading::Staged(staging) => {
+                let part = staging.part(part)?;
+                let bytes = ByteStrings::default();
+                let (pieces, before) = parquet::open(&staging.root(), &part, kept, noted, bytes)?;
                 Ok((Box::new(pieces), before))
             }
             #[cfg(test)]
-            FileFormat::Lines => {
+            Reading::Lines => {
                 let (pieces, before) = lines::open(&self.root, part, kept)?;
                 Ok((Box::new(pieces), before))
             }

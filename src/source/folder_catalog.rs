@@ -18,6 +18,7 @@ use super::known_footers::KnownFooters;
 use super::listing::{FolderListing, FoundFile, list};
 use super::position::{HeldFile, ReadProgress};
 use super::shape::Footer;
+use super::staging::{self, StagingArea, StagingPlace};
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
 use crate::store::{Location, StoreError};
@@ -32,6 +33,7 @@ pub(super) struct FolderCatalog {
     at: Location,
     root: Root,
     format: FileFormat,
+    source_files: SourceFiles,
     /// The files of the folder when the run started, ordered by (modification time, path).
     files: Vec<FoundFile>,
     /// Files without a footer, which are left for a later run.
@@ -59,27 +61,27 @@ impl FolderCatalog {
         at: &Location,
         spec: &SourceSpec,
         state: &Path,
+        place: StagingPlace,
     ) -> Result<(Self, SourceFiles, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
         let bytes = ByteStrings::of(spec);
-        let FolderListing { root, format, mut files, left_out } = list(at, &FileFormat::all(bytes)).await?;
+        let stated = spec.files.format;
+        let FolderListing { root, format, mut files, mut left_out } =
+            list(at, stated, &FileFormat::all(stated, bytes)).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
-        let mut known_footers = KnownFooters::load(state, root.at(), format);
-        let looked = files.into_iter().map(|mut file| {
-            let (root, known) = (root.clone(), known_footers.of(&file));
-            async move {
-                if let Some(footer) = known {
-                    return Ok(FoundFile { footer, ..file });
-                }
-                root.blocking(move |root| {
-                    file.footer = format.look(&root, &file.path);
-                    Ok(file)
-                })
-                .await
+        let (source_files, reading) = match format {
+            FileFormat::Parquet(bytes) => (SourceFiles::parquet(root.clone(), bytes), format!("{format:?}")),
+            FileFormat::Staged(format) => {
+                let stamps = files.iter().map(|file| (file.path.clone(), (file.size, file.modified_ms)));
+                let staging = StagingArea::new(&root, format, &spec.files, state, place, stamps.collect());
+                let staging = staging.map_err(SourceError::Staging)?;
+                (SourceFiles::staged(root.clone(), staging), StagingArea::reading(format, &spec.files))
             }
-        });
-        let looked = stream::iter(looked).buffered(FOOTERS_AT_ONCE).try_collect::<Vec<_>>();
-        let mut files = looked.await?;
-        files.iter_mut().for_each(|file| known_footers.add(file));
+            #[cfg(test)]
+            FileFormat::Lines => (SourceFiles::lines(root.clone()), format!("{format:?}")),
+        };
+        let mut known_footers = KnownFooters::load(state, root.at(), reading);
+        look(&source_files, &mut files, &mut known_footers).await?;
+        left_out.extend(skipped_rows(&source_files, &files));
         // If no file is whole, the error is about the first one.
         let is_whole = |file: &&FoundFile| matches!(file.footer, Footer::Whole { .. });
         let Some(first) = files.iter().find(is_whole).or(files.first()) else {
@@ -95,8 +97,9 @@ impl FolderCatalog {
         let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
         let source = FolderCatalog {
+            source_files: source_files.clone(),
             at: at.clone(),
-            root: root.clone(),
+            root,
             format,
             files,
             unfinished,
@@ -104,7 +107,7 @@ impl FolderCatalog {
             search: None,
             known_footers,
         };
-        Ok((source, SourceFiles::new(root, format), schema, unsupported))
+        Ok((source, source_files, schema, unsupported))
     }
 
     /// Stores the footers of the files for later runs. Blocks.
@@ -113,6 +116,24 @@ impl FolderCatalog {
     /// When they cannot be written.
     pub(super) fn save_footers(&mut self) -> Result<(), StoreError> {
         self.known_footers.save()
+    }
+
+    /// Removes the staged files that neither a planned batch nor the rest of the source after a position needs.
+    ///
+    /// # Errors
+    /// When a file cannot be removed.
+    pub(super) fn remove_staged<'a>(
+        &'a self,
+        position: &'a Position,
+        planned: impl Iterator<Item = &'a str>,
+    ) -> Result<(), StoreError> {
+        let left = self.files.iter().map(|file| file.path.as_str()).filter(|path| match position {
+            Position::Folder { files, partial } => {
+                !files.contains_key(*path) || partial.as_ref().is_some_and(|(file, _)| file == path)
+            }
+            _ => true,
+        });
+        self.source_files.retain_staged(left.chain(planned))
     }
 
     /// Returns the next file to read after a position, or `None` if every complete file is read. Files without a footer
@@ -314,6 +335,67 @@ impl FolderCatalog {
         }
         Ok(Position::Folder { files, partial })
     }
+}
+
+/// Reads the footers that are not known. The columns of text files get the types that hold the values of all files that
+/// are new together, and keep to them.
+async fn look(
+    source_files: &SourceFiles,
+    files: &mut [FoundFile],
+    known_footers: &mut KnownFooters,
+) -> Result<(), SourceError> {
+    let known = known_footers.kinds();
+    source_files.set_kinds(known.clone());
+    let looks = |paths: Vec<(usize, String)>, again: bool| {
+        let looks = paths.into_iter().map(move |(at, path)| {
+            let look = source_files.blocking(move |files| files.look(&path, again));
+            async move { look.await.map(|looked| (at, looked)) }
+        });
+        stream::iter(looks).buffered(FOOTERS_AT_ONCE).try_collect::<Vec<_>>()
+    };
+    let mut unknown = Vec::new();
+    for (at, file) in files.iter_mut().enumerate() {
+        match known_footers.of(file) {
+            Some(footer) => file.footer = footer,
+            None => unknown.push((at, file.path.clone())),
+        }
+    }
+    let looked = looks(unknown, false).await?;
+    let joined = staging::joined(&known, looked.iter().flat_map(|(_, (_, kinds))| kinds));
+    let mut others = Vec::new();
+    for (at, (footer, kinds)) in looked {
+        if !staging::has_types(&kinds, &joined) {
+            others.push((at, files[at].path.clone()));
+        }
+        files[at].footer = footer;
+    }
+    source_files.set_kinds(joined.clone());
+    for (at, (footer, _)) in looks(others, true).await? {
+        files[at].footer = footer;
+    }
+    if !joined.is_empty() {
+        known_footers.set_kinds(joined);
+    }
+    files.iter_mut().for_each(|file| known_footers.add(file));
+    Ok(())
+}
+
+/// Describes the rows that were left out because they cannot be read.
+fn skipped_rows(source_files: &SourceFiles, files: &[FoundFile]) -> Option<String> {
+    let of_file = |file: &FoundFile| match file.footer {
+        Footer::Whole { skipped, .. } => skipped,
+        _ => 0,
+    };
+    let rows: u64 = files.iter().map(of_file).sum();
+    let with = files.iter().filter(|file| of_file(file) > 0);
+    let last = with.clone().next_back()?;
+    Some(format!(
+        "{} of {} that cannot be read (source.on_bad_row = \"skip\"); those of {} are listed in {}",
+        counted(rows, "row"),
+        counted(with.count() as u64, "file"),
+        last.path,
+        source_files.skipped_rows(&last.path)?.display()
+    ))
 }
 
 /// Returns the merged columns of all files and their folders, and the columns that cannot be carried. `first` is whole

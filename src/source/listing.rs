@@ -19,6 +19,7 @@ use super::SourceError;
 use super::file::Root;
 use super::file_format::FileFormat;
 use super::shape::Footer;
+use crate::config::SourceFormat;
 use crate::store::Location;
 use crate::table::objects;
 use crate::wording::counted;
@@ -67,7 +68,12 @@ impl FoundFile {
 ///
 /// # Errors
 /// When there are no files of a format, a Delta table is among them, or something cannot be read.
-pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<FolderListing, SourceError> {
+pub(super) async fn list(
+    at: &Location,
+    stated: Option<SourceFormat>,
+    formats: &[FileFormat],
+) -> Result<FolderListing, SourceError> {
+    let is_stated = stated.is_some();
     let (root, walked) = match at.path() {
         Some(path) if path.is_dir() => {
             let (folder, formats) = (path.to_owned(), formats.to_vec());
@@ -80,10 +86,12 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
             let walked = root.blocking(walk).await?;
             (root, walked)
         }
-        Some(path) => return list_local_file(at, path, formats).await,
+        Some(path) => return list_local_file(at, path, is_stated, formats).await,
         None => match list_store(at, formats).await? {
             StoreListing::Folder(root, walked) => (root, walked),
-            StoreListing::File(root, file) => return list_single_file(at, root, file, formats).await,
+            StoreListing::File(root, file) => {
+                return list_single_file(at, root, file, is_stated, formats).await;
+            }
         },
     };
     let Walk { files, others, mut left_out, .. } = walked;
@@ -99,45 +107,67 @@ pub(super) async fn list(at: &Location, formats: &[FileFormat]) -> Result<Folder
     let of_all = formats.to_vec();
     let sniff = move |root: Root| {
         let format_of = |file: &FoundFile| {
-            of_all.iter().copied().find(|format| format.matches_content(&root, &file.path))
+            of_all.iter().copied().find(|format| format.matches_content(&root, &file.path, is_stated))
         };
         Ok(looked.into_iter().filter_map(|file| Some((format_of(&file)?, file))).collect::<Vec<_>>())
     };
     let others = root.blocking(sniff).await?;
-    let by_name =
-        formats.iter().copied().find(|format| files.iter().any(|file| format.has_ending(&file.path)));
+    let named = |format: &FileFormat| files.iter().any(|file| format.has_ending(&file.path));
+    let mut by_name = formats.iter().copied().filter(named);
+    // Files that are Parquet by their content are the source, whatever else lies beside them.
+    let by_name = by_name.next().filter(|format| {
+        let is_table = matches!(format, FileFormat::Parquet(_));
+        is_table || others.iter().all(|(other, _)| other == format)
+    });
     let (format, files) = match (by_name, others.first()) {
         (None, None) => return Err(SourceError::NoTable { path: at.clone() }),
         (None, Some((format, _))) => {
             let format = *format;
+            leave_out_named(&mut left_out, &root, format, &files);
             let files = others.into_iter().filter(|(of_file, _)| *of_file == format);
             (format, files.map(|(_, file)| file).collect())
         }
         (Some(format), first) => {
             if let Some((_, first)) = first {
-                let ending = format.ending();
+                let endings = format.endings().join(" or .");
                 left_out.push(format!(
-                    "{} whose names do not end in .{ending}, among them {}: only where no name ends so are such files read. \
+                    "{} whose names do not end in .{endings}, among them {}: only where no name ends so are such files read. \
                      Rename them if they belong to the source",
                     counted(others.len() as u64, &format!("{} file", format.name())),
                     root.place(&first.path)
                 ));
             }
-            (format, files.into_iter().filter(|file| format.has_ending(&file.path)).collect())
+            let (files, named): (Vec<_>, Vec<_>) =
+                files.into_iter().partition(|file| format.has_ending(&file.path));
+            leave_out_named(&mut left_out, &root, format, &named);
+            (format, files)
         }
     };
     Ok(FolderListing { root, format, files, left_out })
+}
+
+/// Describes files with the endings of other formats, which are left out.
+fn leave_out_named(left_out: &mut Vec<String>, root: &Root, format: FileFormat, files: &[FoundFile]) {
+    if let Some(first) = files.first() {
+        left_out.push(format!(
+            "{} of other formats, among them {}: a source has files of one format, and here that is {}",
+            counted(files.len() as u64, "file"),
+            root.place(&first.path),
+            format.name()
+        ));
+    }
 }
 
 /// Returns a local file as the only one of a source.
 async fn list_local_file(
     at: &Location,
     path: &Path,
+    is_stated: bool,
     formats: &[FileFormat],
 ) -> Result<FolderListing, SourceError> {
     let folder = path.parent().unwrap_or(path);
     let file = stat_file(folder, path)?;
-    list_single_file(at, Root::from(Location::local(folder)), file, formats).await
+    list_single_file(at, Root::from(Location::local(folder)), file, is_stated, formats).await
 }
 
 /// Returns a file as the only one of a source, whatever its name.
@@ -145,11 +175,14 @@ async fn list_single_file(
     at: &Location,
     root: Root,
     file: FoundFile,
+    is_stated: bool,
     formats: &[FileFormat],
 ) -> Result<FolderListing, SourceError> {
     let (of_all, name) = (formats.to_vec(), file.path.clone());
-    let find =
-        move |root: Root| Ok(of_all.into_iter().find(|format| format.matches_single_file(&root, &name)));
+    let find = move |root: Root| {
+        let mut of_all = of_all.into_iter();
+        Ok(of_all.find(|format| format.matches_single_file(&root, &name, is_stated)))
+    };
     let Some(format) = root.blocking(find).await? else {
         return Err(SourceError::NoTable { path: at.clone() });
     };

@@ -22,6 +22,7 @@ mod position;
 mod reader;
 mod row_mask;
 mod shape;
+mod staging;
 
 pub use error::SourceError;
 pub use file::Root;

@@ -14,14 +14,15 @@ use super::delta_catalog::DeltaCatalog;
 use super::error::SourceError;
 use super::file::Root;
 use super::file_format::ByteStrings;
-use super::file_format::{FileFormat, SourceFiles};
+use super::file_format::SourceFiles;
 use super::filter::Filter;
 use super::folder_catalog::FolderCatalog;
 use super::position::{HeldFile, Lag, NextFile, NextRows, ReadProgress};
 use super::reader::RowReader;
 use super::row_mask::RowMask;
 use super::shape::FileShape;
-use crate::checkpoint::{FileRange, Position, SourceId};
+use super::staging::StagingPlace;
+use crate::checkpoint::{FileRange, PlannedBatch, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::store::Location;
 use crate::table::{has_empty_log, is_delta_table, objects};
@@ -55,6 +56,18 @@ impl Source {
     /// # Errors
     /// When the source does not exist, is neither a table nor files, or has something that cannot be read.
     pub async fn open(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
+        Source::open_with(spec, state, StagingPlace::StateIfThere).await
+    }
+
+    /// Opens a source for a run: as [`Source::open`], and files that are no tables are staged in `state`.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub async fn open_to_run(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
+        Source::open_with(spec, state, StagingPlace::State).await
+    }
+
+    async fn open_with(spec: &SourceSpec, state: &Path, place: StagingPlace) -> Result<Source, SourceError> {
         let at = &spec.location;
         if at.path().is_some_and(|path| !path.exists()) {
             return Err(SourceError::Missing { path: at.clone() });
@@ -69,7 +82,7 @@ impl Source {
                 Some(_) => Root::from(at.clone()),
                 None => Root::remote(at.clone(), objects(at).await?),
             };
-            let files = SourceFiles::new(root, FileFormat::Parquet(ByteStrings::of(spec)));
+            let files = SourceFiles::parquet(root, ByteStrings::of(spec));
             let filter = filter(&files, &all)?;
             source.condition = filter.as_ref().map(|filter| filter.condition().clone());
             (files, all, filter, id, Catalog::Delta(Box::new(source)))
@@ -86,7 +99,7 @@ impl Source {
                     message: "files have no versions; take the key out".into(),
                 });
             }
-            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec, state).await?;
+            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec, state, place).await?;
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
@@ -186,6 +199,15 @@ impl Source {
     pub fn save_state(&mut self) {
         if let Catalog::Folder(folder) = &mut self.catalog {
             let _ = folder.save_footers();
+        }
+    }
+
+    /// Removes the staged files that neither a planned batch nor the rest of the source after a position needs. If that
+    /// fails, the next run does it.
+    pub fn remove_staged(&self, position: &Position, planned: &[PlannedBatch]) {
+        if let Catalog::Folder(folder) = &self.catalog {
+            let parts = planned.iter().flat_map(|batch| &batch.parts);
+            let _ = folder.remove_staged(position, parts.map(|part| part.file.as_str()));
         }
     }
 

@@ -10,6 +10,8 @@ pub(super) enum Footer {
     Whole {
         rows: u64,
         columns: Fields,
+        /// Number of rows that were left out because they cannot be read.
+        skipped: u64,
     },
     /// The file has no footer, or none yet.
     Missing,

@@ -241,7 +241,9 @@ async fn init_asks_at_a_terminal_and_asks_again_after_a_mistake() {
     let world = World::with_rows(3, 1).await;
     let binary = env!("CARGO_BIN_EXE_enrich");
     let mut terminal = Terminal::open(&format!("{binary} init made.toml"), world.folder.path());
-    terminal.expect("Source (Delta table, Parquet file or folder): ").type_line("nowhere");
+    terminal
+        .expect("Source (Delta table; or file or folder of Parquet, CSV, JSON, Arrow or Avro): ")
+        .type_line("nowhere");
     terminal.expect("nowhere is not there").expect("Source (").type_line("source");
     terminal.expect("Column that the model is to read (text, id) [text]: ").type_line("txet");
     terminal

@@ -144,7 +144,8 @@ async fn a_mistake_in_the_job_file_names_file_and_line_or_key() {
 async fn sources_that_are_no_table_are_told_apart() {
     let world = World::of(Setup { is_parquet: true, ..Setup::default() }).await;
     let source = world.path("source");
-    let says = ["neither a Delta table nor a Parquet file nor a directory of Parquet files"];
+    let says =
+        ["neither a Delta table nor a file or directory of Parquet, CSV, TSV, JSON, Arrow IPC or Avro"];
     refused(&world, |text| text, &says).await;
     fs::write(source.join("notes.txt"), "text").unwrap();
     refused(&world, |text| text, &says).await;

@@ -38,6 +38,7 @@ mod examples;
 mod export;
 mod fallback;
 mod features;
+mod files;
 mod forecast;
 mod foreign;
 mod independent;

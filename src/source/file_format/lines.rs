@@ -26,7 +26,7 @@ fn lines(root: &Root, path: &str) -> Result<Vec<String>, std::io::Error> {
 
 pub(super) fn look(root: &Root, path: &str) -> Footer {
     match lines(root, path) {
-        Ok(lines) => Footer::Whole { rows: lines.len() as u64, columns: columns() },
+        Ok(lines) => Footer::Whole { rows: lines.len() as u64, columns: columns(), skipped: 0 },
         Err(error) => Footer::Damaged(error.to_string()),
     }
 }

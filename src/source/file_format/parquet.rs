@@ -81,7 +81,7 @@ pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
         Ok(footer) => {
             let rows = footer.metadata().file_metadata().num_rows();
             let columns = footer.schema().fields().clone();
-            Footer::Whole { rows: u64::try_from(rows).unwrap_or_default(), columns }
+            Footer::Whole { rows: u64::try_from(rows).unwrap_or_default(), columns, skipped: 0 }
         }
         Err(error) => Footer::Damaged(format!("its footer cannot be read: {error}")),
     }

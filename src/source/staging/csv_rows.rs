@@ -1,0 +1,491 @@
+//! Stages CSV and TSV files.
+//!
+//! A file is read once if the values in its first megabytes are of the kinds of all. Where a later value is not, the
+//! rest is looked through for kinds alone, and the file is read again.
+
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead, Read};
+use std::sync::Arc;
+
+use ::arrow::array::{
+    ArrayRef, BooleanBuilder, Date32Builder, Float64Builder, Int64Builder, StringBuilder,
+    TimestampMicrosecondBuilder,
+};
+use ::arrow::datatypes::{Field, Schema, SchemaRef};
+use ::arrow::record_batch::RecordBatch;
+use csv::{ErrorKind, ReaderBuilder, StringRecord};
+
+use super::bad_row::{BadRow, SkippedRows, StageError, shown};
+use super::input::{BoundedReader, ByteAllowance, Input, MAX_RECORD_BYTES};
+use super::kind::{CellValue, Kind, KindOrigin, Kinds};
+use super::parquet_file::{StagedFile, StagedNote};
+use crate::config::{FilesSpec, SourceFormat};
+
+/// Bytes of the first rows, whose values decide what is tried.
+const SAMPLE_BYTES: usize = 4_000_000;
+/// Bytes and rows that are written together.
+const PIECE_BYTES: usize = 4_000_000;
+const PIECE_ROWS: usize = 8_192;
+/// A line behind the end of a file: where it comes back as part of a cell, a quote was not closed.
+const END: &str = "\n\u{1}enrich-end-of-file\u{1}\n";
+const NOT_TEXT: &str = "it is not UTF-8; if the file is Latin-1 or Windows-1252, convert it, as with iconv -f WINDOWS-1252 -t UTF-8";
+/// What a delimiter may be that the job does not state, the likeliest first.
+const CANDIDATES: [u8; 4] = [b',', b';', b'\t', b'|'];
+
+/// Stages a file into `to`. Returns what it holds.
+///
+/// # Errors
+/// When the file cannot be read, or a bad row stops it.
+pub(super) fn stage(
+    input: Input<'_>,
+    spec: &FilesSpec,
+    format: SourceFormat,
+    known: &Kinds,
+    skipped: &mut SkippedRows,
+    to: &File,
+) -> Result<StagedNote, StageError> {
+    let mut tried = None;
+    loop {
+        skipped.clear();
+        to.set_len(0)?;
+        std::io::Seek::rewind(&mut &*to)?;
+        let pass = Pass::begin(input, spec, format, known, tried.take())?;
+        match pass.run(skipped, to)? {
+            Passed::Whole(kinds) => return Ok(StagedNote { kinds, skipped: skipped.count }),
+            Passed::Misfit(kinds) => tried = Some(kinds),
+        }
+    }
+}
+
+/// How a pass over a file ended.
+enum Passed {
+    /// It is staged.
+    Whole(Vec<(String, Kind)>),
+    /// Some value was not of its column's kind. These are the kinds of all.
+    Misfit(Vec<Kind>),
+}
+
+/// A column of a file.
+struct CsvColumn {
+    name: String,
+    origin: KindOrigin,
+    kind: Kind,
+}
+
+/// One reading of a file.
+struct Pass<'a> {
+    spec: &'a FilesSpec,
+    lines: Lines,
+    columns: Vec<CsvColumn>,
+    /// The first rows, which are read before the columns' kinds are tried.
+    sample: Vec<StringRecord>,
+    needs_sample: bool,
+}
+
+/// Records of a file, with bounds on each.
+struct Lines {
+    reader: csv::Reader<Box<dyn Read>>,
+    allowance: ByteAllowance,
+}
+
+/// The next record of a file.
+enum NextRecord {
+    Record,
+    /// It is not UTF-8 in this cell.
+    NotText {
+        line: u64,
+        cell: usize,
+    },
+    End,
+}
+
+impl Lines {
+    /// Reads the next record.
+    ///
+    /// # Errors
+    /// When the file cannot be read on.
+    fn next(&mut self, record: &mut StringRecord) -> Result<NextRecord, StageError> {
+        self.allowance.renew();
+        let line = self.reader.position().line();
+        match self.reader.read_record(record) {
+            Ok(false) => Ok(NextRecord::End),
+            Ok(true) => match record.get(record.len().saturating_sub(1)) {
+                Some(cell) if cell == END.trim_matches('\n') && record.len() == 1 => Ok(NextRecord::End),
+                Some(cell) if cell.ends_with(END.trim_start_matches('\n')) => Err(StageError::File(format!(
+                    "line {}: a quote is opened in this row and not closed up to the end of the file",
+                    position(record)
+                ))),
+                _ => Ok(NextRecord::Record),
+            },
+            Err(error) => match error.into_kind() {
+                ErrorKind::Utf8 { pos, err } => {
+                    Ok(NextRecord::NotText { line: pos.map_or(line, |pos| pos.line()), cell: err.field() })
+                }
+                ErrorKind::Io(error) if self.allowance.is_spent() => Err(StageError::File(format!(
+                    "line {line}: the row that begins here cannot be read: {error}"
+                ))),
+                ErrorKind::Io(error) => Err(error.into()),
+                other => Err(StageError::File(format!("line {line}: {other:?}"))),
+            },
+        }
+    }
+}
+
+/// Returns the line on which a record begins.
+fn position(record: &StringRecord) -> u64 {
+    record.position().map_or(0, csv::Position::line)
+}
+
+impl<'a> Pass<'a> {
+    /// Opens a file and reads the names of its columns. `tried` are the kinds that an earlier pass found.
+    fn begin(
+        input: Input<'_>,
+        spec: &'a FilesSpec,
+        format: SourceFormat,
+        known: &Kinds,
+        tried: Option<Vec<Kind>>,
+    ) -> Result<Self, StageError> {
+        let mut text = input.text()?;
+        let delimiter = match (spec.delimiter, format) {
+            (Some(delimiter), _) => delimiter,
+            (None, SourceFormat::Tsv) => b'\t',
+            (None, _) => delimiter_of(text.fill_buf()?, spec.quote),
+        };
+        let (bounded, allowance) = BoundedReader::new(text.chain(END.as_bytes()), MAX_RECORD_BYTES);
+        let reader = ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .delimiter(delimiter)
+            .quoting(spec.quote.is_some())
+            .quote(spec.quote.unwrap_or(b'"'))
+            .buffer_capacity(256 * 1_024)
+            .from_reader(Box::new(bounded) as Box<dyn Read>);
+        let mut lines = Lines { reader, allowance };
+        let mut first = StringRecord::new();
+        match lines.next(&mut first)? {
+            NextRecord::Record => {}
+            NextRecord::NotText { line, .. } => {
+                return Err(StageError::File(format!("line {line}: {NOT_TEXT}")));
+            }
+            NextRecord::End => return Err(StageError::Empty),
+        }
+        let needs_sample = tried.is_none();
+        let names = match spec.has_header {
+            true => names(&first),
+            false => names(&StringRecord::from(vec![""; first.len()])),
+        };
+        let mut tried = tried.unwrap_or_default().into_iter();
+        let columns = names.into_iter().map(|name| {
+            let tried = tried.next();
+            let (origin, kind) = match (spec.schema.get(&name), known.get(&name)) {
+                (Some(declared), _) => (KindOrigin::Declared, Kind::from(*declared)),
+                (None, Some(known)) => (KindOrigin::Known, known.clone()),
+                (None, None) => (KindOrigin::Inferred, tried.unwrap_or(Kind::Null)),
+            };
+            CsvColumn { name, origin, kind }
+        });
+        let columns = columns.collect();
+        let sample = if spec.has_header { Vec::new() } else { vec![first] };
+        Ok(Pass { spec, lines, columns, sample, needs_sample })
+    }
+
+    /// Reads the rows into a staged file.
+    fn run(mut self, skipped: &mut SkippedRows, to: &File) -> Result<Passed, StageError> {
+        if self.needs_sample {
+            self.read_sample(skipped)?;
+        }
+        let mut rows = PendingRows::new(&self.columns);
+        let mut file = StagedFile::new(to.try_clone()?, Arc::clone(&rows.schema))?;
+        let mut cells = Vec::with_capacity(self.columns.len());
+        let mut is_misfit = false;
+        let mut sample = std::mem::take(&mut self.sample).into_iter();
+        let mut record = StringRecord::new();
+        loop {
+            if let Some(first) = sample.next() {
+                record = first;
+            } else if !self.next(&mut record, skipped)? {
+                break;
+            }
+            if is_misfit {
+                self.infer(&record);
+            } else if let Some(misfit) = self.read_cells(&record, &mut cells) {
+                match self.columns[misfit].origin {
+                    KindOrigin::Inferred => {
+                        is_misfit = true;
+                        self.infer(&record);
+                    }
+                    KindOrigin::Declared | KindOrigin::Known => {
+                        skipped.skip(self.bad_cell(&record, misfit))?;
+                    }
+                }
+            } else {
+                rows.push(&record, &cells);
+                if rows.is_full() {
+                    file.write(&rows.take()?)?;
+                }
+            }
+        }
+        if is_misfit {
+            return Ok(Passed::Misfit(self.columns.into_iter().map(|column| column.kind).collect()));
+        }
+        file.write(&rows.take()?)?;
+        let kinds: Vec<_> = self.columns.into_iter().map(|column| (column.name, column.kind)).collect();
+        file.finish(&StagedNote { kinds: kinds.clone(), skipped: skipped.count })?;
+        Ok(Passed::Whole(kinds))
+    }
+
+    fn read_sample(&mut self, skipped: &mut SkippedRows) -> Result<(), StageError> {
+        let mut bytes = 0;
+        let mut record = StringRecord::new();
+        for first in &self.sample.clone() {
+            self.infer(first);
+        }
+        while bytes < SAMPLE_BYTES && self.next(&mut record, skipped)? {
+            self.infer(&record);
+            bytes += record.as_slice().len() + 8 * record.len();
+            self.sample.push(record.clone());
+        }
+        Ok(())
+    }
+
+    /// Reads the next record that has a cell for each column, and skips bad ones. Returns whether there is one.
+    fn next(&mut self, record: &mut StringRecord, skipped: &mut SkippedRows) -> Result<bool, StageError> {
+        loop {
+            let bad = match self.lines.next(record)? {
+                NextRecord::End => return Ok(false),
+                NextRecord::Record if record.len() == self.columns.len() => return Ok(true),
+                NextRecord::Record => BadRow {
+                    line: position(record),
+                    column: None,
+                    reason: format!(
+                        "the row has {} cells, and there are {} columns",
+                        record.len(),
+                        self.columns.len()
+                    ),
+                },
+                NextRecord::NotText { line, cell } => BadRow {
+                    line,
+                    column: self.columns.get(cell).map(|column| column.name.clone()),
+                    reason: NOT_TEXT.to_owned(),
+                },
+            };
+            skipped.skip(bad)?;
+        }
+    }
+
+    fn is_null(&self, cell: &str) -> bool {
+        self.spec.null_values.iter().any(|null| null == cell)
+    }
+
+    /// Widens the columns' kinds to those of a row's values.
+    fn infer(&mut self, record: &StringRecord) {
+        for (at, cell) in record.iter().enumerate() {
+            let column = &self.columns[at];
+            if column.origin == KindOrigin::Inferred && column.kind != Kind::Text && !self.is_null(cell) {
+                let column = &mut self.columns[at];
+                column.kind = std::mem::replace(&mut column.kind, Kind::Null).join(Kind::of(cell));
+            }
+        }
+    }
+
+    /// Reads a row's cells. Returns the first column whose value is not of its kind.
+    fn read_cells(&mut self, record: &StringRecord, cells: &mut Vec<CellValue>) -> Option<usize> {
+        cells.clear();
+        for (at, text) in record.iter().enumerate() {
+            let column = &self.columns[at];
+            let cell = match self.is_null(text) {
+                true => CellValue::Null,
+                false => match column.kind.read(text, column.origin) {
+                    Some(cell) => cell,
+                    None => return Some(at),
+                },
+            };
+            if let (Kind::Int, CellValue::Int(number)) = (&column.kind, cell) {
+                self.columns[at].kind = Kind::of_int(number);
+            }
+            cells.push(cell);
+        }
+        None
+    }
+
+    fn bad_cell(&self, record: &StringRecord, at: usize) -> BadRow {
+        let column = &self.columns[at];
+        let why = match column.origin {
+            KindOrigin::Declared => "as source.schema says",
+            _ => "as in the files that were read first",
+        };
+        let value = shown(record.get(at).unwrap_or_default());
+        BadRow {
+            line: position(record),
+            column: Some(column.name.clone()),
+            reason: format!("{value} is not {}, {why}", column.kind.what()),
+        }
+    }
+}
+
+/// Returns the most frequent candidate in the first line, outside of quotes.
+fn delimiter_of(start: &[u8], quote: Option<u8>) -> u8 {
+    let mut counts = [0_u32; CANDIDATES.len()];
+    let mut is_quoted = false;
+    for byte in start {
+        match byte {
+            b'\n' | b'\r' if !is_quoted => break,
+            byte if Some(*byte) == quote => is_quoted = !is_quoted,
+            byte if !is_quoted => {
+                if let Some(at) = CANDIDATES.iter().position(|candidate| candidate == byte) {
+                    counts[at] += 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    let most = counts.iter().max().copied().unwrap_or_default();
+    CANDIDATES
+        .into_iter()
+        .zip(counts)
+        .find(|(_, count)| *count == most)
+        .map_or(b',', |(candidate, _)| candidate)
+}
+
+/// Returns the columns' names: without spaces around them, those without a name numbered, and equal ones told apart by a
+/// number behind them.
+fn names(header: &StringRecord) -> Vec<String> {
+    let given: Vec<String> = header
+        .iter()
+        .enumerate()
+        .map(|(at, name)| match name.trim() {
+            "" => format!("column_{}", at + 1),
+            name => name.to_owned(),
+        })
+        .collect();
+    let all: HashSet<String> = given.iter().map(|name| name.to_lowercase()).collect();
+    let mut taken = HashSet::new();
+    let names = given.into_iter().map(|name| {
+        if taken.insert(name.to_lowercase()) {
+            return name;
+        }
+        let numbered = (2..).map(|number: u32| format!("{name}_{number}"));
+        let free = |name: &String| !all.contains(&name.to_lowercase()) && taken.insert(name.to_lowercase());
+        let mut free = free;
+        numbered.into_iter().find(|name| free(name)).unwrap_or(name)
+    });
+    names.collect()
+}
+
+/// PendingRows that are not written yet.
+struct PendingRows {
+    schema: SchemaRef,
+    builders: Vec<Builder>,
+    rows: usize,
+    bytes: usize,
+}
+
+enum Builder {
+    Bool(BooleanBuilder),
+    Int(Int64Builder),
+    Float(Float64Builder),
+    Date(Date32Builder),
+    Time(TimestampMicrosecondBuilder),
+    Text(StringBuilder),
+}
+
+impl Builder {
+    fn new(kind: &Kind) -> Self {
+        match kind {
+            Kind::Bool => Builder::Bool(BooleanBuilder::with_capacity(0)),
+            Kind::Int | Kind::LongInt => Builder::Int(Int64Builder::with_capacity(0)),
+            Kind::Float => Builder::Float(Float64Builder::with_capacity(0)),
+            Kind::Date => Builder::Date(Date32Builder::with_capacity(0)),
+            Kind::Timestamp => {
+                Builder::Time(TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC"))
+            }
+            Kind::TimestampNtz => Builder::Time(TimestampMicrosecondBuilder::with_capacity(0)),
+            Kind::Null | Kind::Text | Kind::List(_) | Kind::Struct(_) => {
+                Builder::Text(StringBuilder::with_capacity(0, 0))
+            }
+        }
+    }
+
+    fn push(&mut self, cell: CellValue, text: &str) {
+        match (self, cell) {
+            (Builder::Bool(builder), CellValue::Bool(value)) => builder.append_value(value),
+            (Builder::Int(builder), CellValue::Int(value)) => builder.append_value(value),
+            (Builder::Float(builder), CellValue::Float(value)) => builder.append_value(value),
+            (Builder::Date(builder), CellValue::Date(value)) => builder.append_value(value),
+            (Builder::Time(builder), CellValue::Timestamp(value) | CellValue::TimestampNtz(value)) => {
+                builder.append_value(value);
+            }
+            (Builder::Text(builder), CellValue::Text) => builder.append_value(text),
+            (Builder::Bool(builder), _) => builder.append_null(),
+            (Builder::Int(builder), _) => builder.append_null(),
+            (Builder::Float(builder), _) => builder.append_null(),
+            (Builder::Date(builder), _) => builder.append_null(),
+            (Builder::Time(builder), _) => builder.append_null(),
+            (Builder::Text(builder), _) => builder.append_null(),
+        }
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        match self {
+            Builder::Bool(builder) => Arc::new(builder.finish()),
+            Builder::Int(builder) => Arc::new(builder.finish()),
+            Builder::Float(builder) => Arc::new(builder.finish()),
+            Builder::Date(builder) => Arc::new(builder.finish()),
+            Builder::Time(builder) => Arc::new(builder.finish()),
+            Builder::Text(builder) => Arc::new(builder.finish()),
+        }
+    }
+}
+
+impl PendingRows {
+    fn new(columns: &[CsvColumn]) -> Self {
+        let field = |column: &CsvColumn| Field::new(&column.name, column.kind.data_type(), true);
+        let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
+        let builders = columns.iter().map(|column| Builder::new(&column.kind)).collect();
+        PendingRows { schema: Arc::new(schema), builders, rows: 0, bytes: 0 }
+    }
+
+    fn push(&mut self, record: &StringRecord, cells: &[CellValue]) {
+        for ((builder, cell), text) in self.builders.iter_mut().zip(cells).zip(record) {
+            builder.push(*cell, text);
+        }
+        self.rows += 1;
+        self.bytes += record.as_slice().len() + 8 * cells.len();
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows >= PIECE_ROWS || self.bytes >= PIECE_BYTES
+    }
+
+    fn take(&mut self) -> Result<RecordBatch, StageError> {
+        (self.rows, self.bytes) = (0, 0);
+        let columns = self.builders.iter_mut().map(Builder::finish).collect();
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_columns_are_told_apart() {
+        let header = StringRecord::from(vec![" a b ", "A b", "x.y", "", "a b_2", "x.y"]);
+        assert_eq!(names(&header), ["a b", "A b_3", "x.y", "column_4", "a b_2", "x.y_2"]);
+    }
+
+    #[test]
+    fn the_most_frequent_character_of_the_first_line_delimits() {
+        for (line, delimiter) in [
+            ("a,b,c", b','),
+            ("a;b;c\nx,y,z,u,v", b';'),
+            ("a\tb", b'\t'),
+            ("\"a;b;c\",d", b','),
+            ("a", b','),
+            ("a,b;c", b','),
+        ] {
+            assert_eq!(delimiter_of(line.as_bytes(), Some(b'"')), delimiter, "{line}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Stages JSON: one object per line, objects one after the other, or an array of them.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, Seek};
+use std::sync::Arc;
+
+use ::arrow::datatypes::{Field, Schema};
+use ::arrow::json::ReaderBuilder;
+use ::arrow::json::reader::Decoder;
+use serde_json::{Map, Value};
+
+use super::bad_row::{BadRow, SkippedRows, StageError, shown};
+use super::input::Input;
+use super::json_records::{JsonRecord, JsonRecords};
+use super::kind::{Kind, KindOrigin, Kinds};
+use super::parquet_file::{StagedFile, StagedNote};
+use crate::config::FilesSpec;
+
+/// Bytes of the first rows, whose values decide what is tried.
+const SAMPLE_BYTES: usize = 4_000_000;
+/// Bytes and rows that are written together.
+const PIECE_BYTES: usize = 4_000_000;
+const PIECE_ROWS: usize = 8_192;
+
+/// An object of a file, with its line and its size in bytes.
+type JsonRow = (u64, Map<String, Value>, usize);
+
+/// Stages a file into `to`. Returns what it holds.
+///
+/// # Errors
+/// When the file cannot be read, or a bad row stops it.
+pub(super) fn stage(
+    input: Input<'_>,
+    spec: &FilesSpec,
+    known: &Kinds,
+    skipped: &mut SkippedRows,
+    to: &File,
+) -> Result<StagedNote, StageError> {
+    let mut columns = JsonColumns { spec, known, order: Vec::new(), inferred: BTreeMap::new() };
+    let mut needs_sample = true;
+    loop {
+        skipped.clear();
+        to.set_len(0)?;
+        (&mut &*to).rewind()?;
+        let is_whole = pass(input, &mut columns, needs_sample, skipped, to)?;
+        if is_whole {
+            return Ok(StagedNote { kinds: columns.kinds(), skipped: skipped.count });
+        }
+        needs_sample = false;
+    }
+}
+
+/// Reads a file once. Returns whether all values were of the kinds that were tried.
+fn pass(
+    input: Input<'_>,
+    columns: &mut JsonColumns<'_>,
+    needs_sample: bool,
+    skipped: &mut SkippedRows,
+    to: &File,
+) -> Result<bool, StageError> {
+    let mut records = JsonRecords::new(input.text()?)?;
+    let mut sample = Vec::new();
+    let mut bytes = 0;
+    while needs_sample && bytes < SAMPLE_BYTES {
+        let Some((line, row, size)) = next(&mut records, skipped)? else { break };
+        bytes += size;
+        columns.infer(&row);
+        sample.push((line, row));
+    }
+    let schema = Arc::new(columns.schema());
+    let mut file = StagedFile::new(to.try_clone()?, Arc::clone(&schema))?;
+    let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(PIECE_ROWS).build_decoder()?;
+    let mut sample = sample.into_iter();
+    let (mut piece, mut piece_bytes) = (Vec::new(), 0);
+    let mut is_whole = true;
+    loop {
+        let (line, row, size) = match sample.next() {
+            Some((line, row)) => (line, row, PIECE_BYTES / PIECE_ROWS),
+            None => match next(&mut records, skipped)? {
+                Some(next) => next,
+                None => break,
+            },
+        };
+        if !is_whole {
+            columns.infer(&row);
+            continue;
+        }
+        if columns.infer(&row) {
+            is_whole = false;
+            continue;
+        }
+        match columns.conform(row) {
+            Ok(row) => {
+                piece.push(row);
+                piece_bytes += size;
+            }
+            Err((column, reason)) => skipped.skip(BadRow { line, column: Some(column), reason })?,
+        }
+        if piece.len() >= PIECE_ROWS || piece_bytes >= PIECE_BYTES {
+            write(&mut decoder, &mut piece, &mut file)?;
+            piece_bytes = 0;
+        }
+    }
+    if is_whole {
+        write(&mut decoder, &mut piece, &mut file)?;
+        file.finish(&StagedNote { kinds: columns.kinds(), skipped: skipped.count })?;
+    }
+    Ok(is_whole)
+}
+
+fn write(
+    decoder: &mut Decoder,
+    piece: &mut Vec<Map<String, Value>>,
+    file: &mut StagedFile,
+) -> Result<(), StageError> {
+    decoder.serialize(piece)?;
+    piece.clear();
+    while let Some(rows) = decoder.flush()? {
+        file.write(&rows)?;
+    }
+    Ok(())
+}
+
+/// Reads the next object, with its line and size, and skips what is none.
+fn next<R: BufRead>(
+    records: &mut JsonRecords<R>,
+    skipped: &mut SkippedRows,
+) -> Result<Option<JsonRow>, StageError> {
+    while let Some(JsonRecord { line, text }) = records.next()? {
+        let bad = match serde_json::from_slice::<Value>(text.trim_ascii_end()) {
+            Ok(Value::Object(row)) => return Ok(Some((line, row, text.len()))),
+            Ok(_) => BadRow { line, column: None, reason: "it is no object".into() },
+            Err(error) => {
+                let message = error.to_string();
+                let what = message.split(" at line ").next().unwrap_or_default();
+                let line = line + u64::try_from(error.line()).unwrap_or(1).saturating_sub(1);
+                let reason = format!("it is no JSON: {what}, at character {}", error.column());
+                BadRow { line, column: None, reason }
+            }
+        };
+        skipped.skip(bad)?;
+    }
+    Ok(None)
+}
+
+/// The columns of a file that were met so far.
+struct JsonColumns<'a> {
+    spec: &'a FilesSpec,
+    known: &'a Kinds,
+    /// Names in the order in which they were met.
+    order: Vec<String>,
+    /// Kinds of the columns that neither the job nor earlier files decide.
+    inferred: Kinds,
+}
+
+impl JsonColumns<'_> {
+    fn kind(&self, name: &str) -> (KindOrigin, Kind) {
+        match (self.spec.schema.get(name), self.known.get(name)) {
+            (Some(declared), _) => (KindOrigin::Declared, Kind::from(*declared)),
+            (None, Some(known)) => (KindOrigin::Known, known.clone()),
+            (None, None) => (KindOrigin::Inferred, self.inferred.get(name).cloned().unwrap_or(Kind::Null)),
+        }
+    }
+
+    fn kinds(&self) -> Vec<(String, Kind)> {
+        self.order.iter().map(|name| (name.clone(), self.kind(name).1)).collect()
+    }
+
+    fn schema(&self) -> Schema {
+        let fields = self.kinds().into_iter().map(|(name, kind)| Field::new(name, kind.data_type(), true));
+        Schema::new(fields.collect::<Vec<_>>())
+    }
+
+    /// Widens the columns' kinds to those of a row's values. Returns whether the type of a column has changed.
+    fn infer(&mut self, row: &Map<String, Value>) -> bool {
+        let mut has_changed = false;
+        for (name, value) in row {
+            let is_decided = self.spec.schema.contains_key(name) || self.known.contains_key(name);
+            if is_decided {
+                if !self.order.contains(name) {
+                    self.order.push(name.clone());
+                    has_changed = true;
+                }
+                continue;
+            }
+            let Some(kind) = self.inferred.get_mut(name) else {
+                self.order.push(name.clone());
+                self.inferred.insert(name.clone(), kind_of(value));
+                has_changed = true;
+                continue;
+            };
+            if *kind != Kind::Text {
+                let before = kind.data_type();
+                *kind = std::mem::replace(kind, Kind::Null).join(kind_of(value));
+                has_changed |= kind.data_type() != before;
+            }
+        }
+        has_changed
+    }
+
+    /// Brings a row's values into the types of their columns.
+    ///
+    /// # Errors
+    /// With the column whose value does not fit, and why.
+    fn conform(&self, row: Map<String, Value>) -> Result<Map<String, Value>, (String, String)> {
+        let mut conformed = Map::with_capacity(row.len());
+        for (name, value) in row {
+            let (origin, kind) = self.kind(&name);
+            let shown_value = match (origin, &value) {
+                (KindOrigin::Inferred, _) => None,
+                (_, Value::String(text)) => Some(shown(text)),
+                (_, value) => Some(shown(&value.to_string())),
+            };
+            match conform(value, &kind, origin) {
+                Some(value) => conformed.insert(name, value),
+                None => {
+                    let value = shown_value.unwrap_or_default();
+                    let why = match origin {
+                        KindOrigin::Declared => "as source.schema says",
+                        _ => "as in the files that were read first",
+                    };
+                    return Err((name, format!("{value} is not {}, {why}", kind.what())));
+                }
+            };
+        }
+        Ok(conformed)
+    }
+}
+
+/// Returns the narrowest kind of a value. Strings are text, whatever they look like: JSON has types of its own.
+fn kind_of(value: &Value) -> Kind {
+    match value {
+        Value::Null => Kind::Null,
+        Value::Bool(_) => Kind::Bool,
+        Value::Number(number) => match number.as_i64() {
+            Some(number) => Kind::of_int(number),
+            None if number.is_u64() => Kind::Text,
+            None => Kind::Float,
+        },
+        Value::String(_) => Kind::Text,
+        Value::Array(items) => Kind::List(Box::new(items.iter().map(kind_of).fold(Kind::Null, Kind::join))),
+        Value::Object(fields) => {
+            Kind::Struct(fields.iter().map(|(name, value)| (name.clone(), kind_of(value))).collect())
+        }
+    }
+}
+
+/// Brings a value into the type of its column; `None` if it does not fit.
+fn conform(value: Value, kind: &Kind, origin: KindOrigin) -> Option<Value> {
+    match (kind, value) {
+        (_, Value::Null) => Some(Value::Null),
+        (Kind::Text | Kind::Null, Value::String(text)) => Some(Value::String(text)),
+        (Kind::Text | Kind::Null, other) => Some(Value::String(other.to_string())),
+        (Kind::Struct(fields), other) if fields.is_empty() => Some(Value::String(other.to_string())),
+        (Kind::Bool, value @ Value::Bool(_)) => Some(value),
+        (Kind::Int | Kind::LongInt, Value::Number(number)) => {
+            number.is_i64().then_some(Value::Number(number))
+        }
+        (Kind::Float, Value::Number(number)) => {
+            let is_exact =
+                number.is_f64() || number.as_i64().is_some_and(|number| Kind::of_int(number) == Kind::Int);
+            (is_exact || origin == KindOrigin::Declared).then_some(Value::Number(number))
+        }
+        (Kind::List(item), Value::Array(items)) => {
+            let items = items.into_iter().map(|value| conform(value, item, origin));
+            Some(Value::Array(items.collect::<Option<Vec<_>>>()?))
+        }
+        (Kind::Struct(fields), Value::Object(values)) => {
+            let values = values.into_iter().map(|(name, value)| {
+                let (_, kind) = fields.iter().find(|(known, _)| *known == name)?;
+                Some((name, conform(value, kind, origin)?))
+            });
+            Some(Value::Object(values.collect::<Option<Map<_, _>>>()?))
+        }
+        // A declared column: its text is read as a cell's would be.
+        (kind, Value::String(text)) if origin == KindOrigin::Declared => {
+            kind.read(&text, origin).map(|_| Value::String(text.trim().to_owned()))
+        }
+        _ => None,
+    }
+}
