@@ -96,9 +96,12 @@ impl Enricher {
             self.capacity_freed.notify_one();
         }
         if let Some(submissions) = &self.submissions {
-            // A batch that cannot be read now, for want of room or of a row that is held, may wait for what is handed in.
-            let is_idle = settled == 0 && !self.ledger.has_task();
-            submissions.judge(|batch| is_idle || self.ledger.is_looked_at(batch));
+            // A batch that cannot be read now, for want of room or of a row that is held, may wait for what is made.
+            let is_stuck = settled == 0
+                && !self.ledger.has_task()
+                && !submissions.has_news()
+                && self.providers.iter().any(StepProvider::puts_off);
+            submissions.judge(|batch| is_stuck || self.ledger.is_looked_at(batch));
         }
         if self.sends_left == Some(0) && self.ledger.handed_out() == 0 && settled == 0 {
             self.halt(Stop::MaxRows);

@@ -190,6 +190,12 @@ impl StepProvider {
         self.max_submissions > 0
     }
 
+    /// Whether it is a submitter that could do nothing but make batches, which waits until answers are looked at.
+    pub(super) fn puts_off(&self) -> bool {
+        let is_idle = self.is_full() || self.inbox.capacity() == self.inbox.max_capacity();
+        is_idle && self.rest.as_ref().is_some_and(SubmitterStatus::puts_off)
+    }
+
     /// Whether it takes no rows before a submission comes back.
     pub(super) fn is_full(&self) -> bool {
         self.is_submitter() && self.rest.as_ref().is_some_and(SubmitterStatus::is_full)

@@ -68,6 +68,11 @@ impl SubmitterLink {
         self.list.collected_ids()
     }
 
+    /// Whether submitters have said something that is not handled yet.
+    pub(super) fn has_news(&self) -> bool {
+        !self.waiting.is_empty() || !self.news.is_empty()
+    }
+
     /// Notes of which batches all that was collected has been looked at.
     pub(super) fn judge(&self, is_looked_at: impl Fn(BatchId) -> bool) {
         self.list.unjudged().judge(is_looked_at);

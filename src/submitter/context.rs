@@ -87,6 +87,8 @@ pub struct SubmitterStatus {
     awaits_lost: Arc<AtomicBool>,
     /// Whether it holds a row for which the budget leaves too little before something comes back.
     holds_row: Arc<AtomicBool>,
+    /// Whether all that it could do next is to make batches, which waits until answers are looked at.
+    puts_off: Arc<AtomicBool>,
 }
 
 impl SubmitterStatus {
@@ -113,6 +115,18 @@ impl SubmitterStatus {
     #[must_use]
     pub fn awaits_lost(&self) -> bool {
         self.awaits_lost.load(Ordering::Acquire)
+    }
+
+    /// Whether all that it could do next, besides taking rows, is to make batches, which waits until the answers that
+    /// have come back are looked at.
+    #[must_use]
+    pub fn puts_off(&self) -> bool {
+        self.puts_off.load(Ordering::Acquire)
+    }
+
+    /// Sets whether it waits for answers to be looked at. Returns whether it does only now.
+    pub(super) fn set_puts_off(&self, puts_off: bool) -> bool {
+        !self.puts_off.swap(puts_off, Ordering::AcqRel) && puts_off
     }
 
     pub(super) fn set_awaits_lost(&self, awaits_lost: bool) {

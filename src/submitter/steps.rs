@@ -59,6 +59,7 @@ impl Submitter {
         }
         let Some((id, step)) = due.into_iter().next() else { return Ok(false) };
         self.rest.set(None, false);
+        self.rest.set_puts_off(false);
         self.take_step(id, step).await?;
         Ok(true)
     }
@@ -66,6 +67,14 @@ impl Submitter {
     /// Whether a step waits until what has come back is looked at.
     pub(super) fn is_put_off(&self, step: &SubmissionAction) -> bool {
         *step == SubmissionAction::Create && self.context.submissions.unjudged().is_waited_for()
+    }
+
+    /// Whether steps wait until what has come back is looked at, and no other is due.
+    pub(super) fn puts_off(&self) -> bool {
+        let now = clock::wall();
+        let next =
+            |(id, driver): (&SubmissionId, &SubmissionDriver)| Some(driver.next(&self.submission(*id)?, now));
+        self.drivers.iter().filter_map(next).any(|step| self.is_put_off(&step))
     }
 
     async fn take_step(&mut self, id: SubmissionId, step: SubmissionAction) -> Result<(), SubmitterEnd> {

@@ -335,7 +335,8 @@ impl Submitter {
         let rests = self.spool.is_none() && !is_soon && !self.lingers();
         let is_full = !self.has_room();
         self.rest.set_awaits_lost(self.awaits_unknown_rows());
-        if self.rest.set(rests.then_some(self.drained), is_full) {
+        let puts_off_now = self.rest.set_puts_off(self.puts_off());
+        if puts_off_now | self.rest.set(rests.then_some(self.drained), is_full) {
             self.io.capacity_freed.notify_one();
         }
     }
@@ -343,6 +344,7 @@ impl Submitter {
     /// Takes a row: its request becomes a line of the file.
     async fn take(&mut self, request: Request) -> Result<(), SubmitterEnd> {
         self.rest.set(None, false);
+        self.rest.set_puts_off(false);
         let mut taken = TakenRows::default();
         let result = match self.take_rows(request, &mut taken).await {
             Ok(()) => self.record_followers().await,

@@ -247,18 +247,26 @@ async fn answers_of_a_batch_that_make_little_sense_stop_the_run_and_pause_the_jo
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_answers_make_little_sense_stops_the_run_before_all_rows_are_sent() {
-    let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
-    let simulator = spec(BatchesSpec::default(), vec![empty]);
-    let provider = format!("{BATCH}\nmax_requests = 100\nmax_outstanding = 100");
-    // With room for what comes back. Where the window is full of rows that wait to be sent, one more file goes first.
-    let sections = "[anomalies]\nrows = 50\n[window]\nmax_rows = 1000";
-    let setup =
-        Setup { simulator, rows: 600, batch_rows: 100, provider: &provider, sections, ..Setup::default() };
-    let world = World::of(setup).await;
-    let run = world.run(&["--wait"]).await;
-    run.assert_status(3).assert_says("came back without text");
-    // Nothing more is made before what has come back is looked at.
-    assert_eq!(world.simulator.counts().batches.created, 1, "{}", run.stderr);
+    // With room for what comes back, and with a window that is full of rows that wait to be sent.
+    for window in [600, 600, 120, 120] {
+        let empty = FaultSpec { finish_reason: Some("stop".into()), share: 0.7, ..fault() };
+        let simulator = spec(BatchesSpec::default(), vec![empty]);
+        let provider = format!("{BATCH}\nmax_requests = 60\nmax_outstanding = 60");
+        let sections = &format!("[anomalies]\nrows = 50\n[window]\nmax_rows = {window}");
+        let setup = Setup {
+            simulator,
+            rows: 600,
+            batch_rows: 100,
+            provider: &provider,
+            sections,
+            ..Setup::default()
+        };
+        let world = World::of(setup).await;
+        let run = world.run(&["--wait"]).await;
+        run.assert_status(3).assert_says("came back without text");
+        // Nothing more is made before what has come back is looked at.
+        assert_eq!(world.simulator.counts().batches.created, 1, "{window}: {}", run.stderr);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
