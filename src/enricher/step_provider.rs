@@ -45,6 +45,8 @@ pub(super) struct StepProvider {
 
 /// Most rows that an executor keeps ready, where a request takes several.
 const MOST_READY: usize = 8_192;
+/// Most rows that wait for a submitter, which takes no time for one; while it collects answers, they are in memory.
+const MOST_READY_FOR_FILES: usize = 1_024;
 
 /// What a job uses a provider for.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,7 +113,7 @@ impl ExecutorStarter<'_> {
         let batch_api = provider.batch.as_ref().zip(batch_api).zip(self.context.as_ref());
         let takes_files = batch_api.is_some() && !self.asks_online;
         let usual = provider.max_concurrency as usize * together;
-        let capacity = if takes_files { MOST_READY } else { usual.min(MOST_READY) };
+        let capacity = if takes_files { MOST_READY_FOR_FILES } else { usual.min(MOST_READY) };
         let (sender, inbox) = mpsc::channel(capacity);
         let health = ProviderHealth::default();
         let (unused, empty) = mpsc::channel(1);

@@ -31,8 +31,12 @@ const GONE_AFTER: u32 = 60;
 /// Prefix of the names of uploaded files.
 const NAME: &str = "enrich";
 
-/// Number of lists of batches for which one batch is asked for by itself.
-const LISTS_PER_REQUEST: usize = 10;
+/// Number of polls of which one asks for a single batch instead of a list.
+const POLLS_PER_SINGLE: usize = 10;
+
+/// A submission, the states of its batches that were asked for, `None` for one that is not there, and why others are not
+/// known.
+type PolledSubmission = (Submission, Vec<(String, Option<RemoteBatch>)>, Option<Failure>);
 
 impl Submitter {
     /// Takes the steps that are due. Returns whether there were any.
@@ -270,39 +274,13 @@ impl Submitter {
         Ok(found)
     }
 
-    /// Asks for the states of the batches of some submissions: by one list, and one by one for those that it lacks.
+    /// Asks for the states of batches, with one request where the provider's list shows them all.
     async fn poll(&mut self, ids: &[SubmissionId]) -> Result<(), SubmitterEnd> {
-        let mut listed = match self.api.list(None).await {
-            Ok(page) => page.items,
-            Err(failure) => {
-                // They stay due together.
-                let now = clock::wall();
-                for id in ids {
-                    self.update(*id, |driver, _, _| driver.failed(failure.delay, now)).await?;
-                }
-                return Ok(());
-            }
+        self.turn = self.turn.wrapping_add(1);
+        let polled = match self.next_alone(ids) {
+            Some((id, batch)) => self.poll_one(ids, id, &batch).await,
+            None => self.poll_all(ids).await?,
         };
-        self.note_late_duplicates(&listed).await?;
-        self.renew_one(ids, &mut listed).await;
-        let mut polled = Vec::new();
-        for id in ids {
-            let Some(submission) = self.submission(*id) else { continue };
-            let own = listed.iter().filter(|batch| belongs(batch, &submission));
-            let mut asked: Vec<(String, Option<RemoteBatch>)> =
-                own.map(|batch| (batch.id.clone(), Some(batch.clone()))).collect();
-            let mut failed = None;
-            for copy in &submission.remote {
-                if copy.has_ended || asked.iter().any(|(id, _)| *id == copy.id) {
-                    continue;
-                }
-                match self.api.get(&copy.id).await {
-                    Ok(found) => asked.push((copy.id.clone(), found)),
-                    Err(failure) => failed = Some(failure),
-                }
-            }
-            polled.push((submission, asked, failed));
-        }
         let now = clock::wall();
         for (submission, asked, failed) in polled {
             let id = submission.id;
@@ -351,22 +329,68 @@ impl Submitter {
         Ok(())
     }
 
-    /// Now and then asks for one of the listed batches that have not ended by itself, each in turn: there are servers whose
-    /// list shows a batch as it was when it was asked for last.
-    async fn renew_one(&mut self, ids: &[SubmissionId], listed: &mut [RemoteBatch]) {
-        let own: Vec<Submission> = ids.iter().filter_map(|id| self.submission(*id)).collect();
-        let is_open = |batch: &&mut RemoteBatch| {
-            !batch.status.is_end() && own.iter().any(|submission| belongs(batch, submission))
+    /// Asks for the states of batches by the provider's list, and of those that are not in it by themselves.
+    async fn poll_all(&mut self, ids: &[SubmissionId]) -> Result<Vec<PolledSubmission>, SubmitterEnd> {
+        let listed = match self.api.list(None).await {
+            Ok(page) => page.items,
+            Err(failure) => {
+                // They stay due together.
+                let now = clock::wall();
+                for id in ids {
+                    self.update(*id, |driver, _, _| driver.failed(failure.delay, now)).await?;
+                }
+                return Ok(Vec::new());
+            }
         };
-        let mut open: Vec<&mut RemoteBatch> = listed.iter_mut().filter(is_open).collect();
-        self.turn = self.turn.wrapping_add(1);
-        if !self.turn.is_multiple_of(LISTS_PER_REQUEST) {
-            return;
+        self.note_late_duplicates(&listed).await?;
+        let mut polled = Vec::new();
+        for id in ids {
+            let Some(submission) = self.submission(*id) else { continue };
+            let own = listed.iter().filter(|batch| belongs(batch, &submission));
+            let mut asked: Vec<(String, Option<RemoteBatch>)> =
+                own.map(|batch| (batch.id.clone(), Some(batch.clone()))).collect();
+            let mut failed = None;
+            for copy in &submission.remote {
+                if copy.has_ended || asked.iter().any(|(id, _)| *id == copy.id) {
+                    continue;
+                }
+                match self.api.get(&copy.id).await {
+                    Ok(found) => asked.push((copy.id.clone(), found)),
+                    Err(failure) => failed = Some(failure),
+                }
+            }
+            polled.push((submission, asked, failed));
         }
-        let Some(at) = (self.turn / LISTS_PER_REQUEST).checked_rem(open.len()) else { return };
-        if let Ok(Some(batch)) = self.api.get(&open[at].id).await {
-            *open[at] = batch;
+        Ok(polled)
+    }
+
+    /// The batch that is asked for by itself at this poll, instead of a list; usually `None`. Batches that have not ended
+    /// have their turn one after the other: there are servers whose list shows a batch as it was when it was asked for
+    /// last.
+    fn next_alone(&self, ids: &[SubmissionId]) -> Option<(SubmissionId, String)> {
+        if !self.turn.is_multiple_of(POLLS_PER_SINGLE) {
+            return None;
         }
+        let own = ids.iter().filter_map(|id| self.submission(*id));
+        let copies = own.flat_map(|own| own.remote.into_iter().map(move |copy| (own.id, copy)));
+        let open: Vec<(SubmissionId, String)> =
+            copies.filter(|(_, copy)| !copy.has_ended).map(|(id, copy)| (id, copy.id)).collect();
+        let at = (self.turn / POLLS_PER_SINGLE).checked_rem(open.len())?;
+        open.into_iter().nth(at)
+    }
+
+    /// Asks for the state of one batch. Of the others nothing new is known.
+    async fn poll_one(&self, ids: &[SubmissionId], of: SubmissionId, batch: &str) -> Vec<PolledSubmission> {
+        let found = self.api.get(batch).await;
+        let polled = |submission: Submission| {
+            let (asked, failed) = match &found {
+                Ok(found) if submission.id == of => (vec![(batch.to_owned(), found.clone())], None),
+                Err(failure) if submission.id == of => (Vec::new(), Some(failure.clone())),
+                _ => (Vec::new(), None),
+            };
+            (submission, asked, failed)
+        };
+        ids.iter().filter_map(|id| self.submission(*id)).map(polled).collect()
     }
 
     /// Brings the answers of a submission into the journals.
