@@ -148,6 +148,9 @@ pub struct BatchesSpec {
     /// Whether a `Range` of a download is ignored. Default: false.
     #[serde(default)]
     pub ignores_ranges: bool,
+    /// Whether downloads are compressed with gzip, asked for or not. Default: false.
+    #[serde(default)]
+    pub gzips_downloads: bool,
     /// Whether a batch does not state how many lines it has. Default: false.
     #[serde(default)]
     pub hides_counts: bool,

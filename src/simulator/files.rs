@@ -195,6 +195,12 @@ fn send_content(shared: &ServerShared, headers: &HeaderMap, id: &str) -> Result<
         state.counts.batches.downloads += 1;
         state.batches.file(id, &key, spec).ok_or_else(|| no_file(id))?.content.clone()
     };
+    let content = match spec.gzips_downloads {
+        true => {
+            content.gzipped().map_err(|error| Box::new(refuse(500, "server_error", &error.to_string())))?
+        }
+        false => content,
+    };
     let range = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
     let first = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<u64>().ok());
     let first = first.filter(|_| !spec.ignores_ranges);
@@ -218,6 +224,9 @@ fn send_content(shared: &ServerShared, headers: &HeaderMap, id: &str) -> Result<
     let mut response = Response::new(Body::from_stream(pieces));
     let fields = response.headers_mut();
     fields.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/octet-stream"));
+    if spec.gzips_downloads {
+        fields.insert(header::CONTENT_ENCODING, header::HeaderValue::from_static("gzip"));
+    }
     if !is_short {
         fields.insert(header::CONTENT_LENGTH, (len - start).into());
     }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use chrono::{DateTime, Utc};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
 use crate::clock::{self, Instant};
@@ -133,6 +135,15 @@ impl FileContent {
         let mut bytes = vec![0; usize::try_from(len).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut bytes, offset)?;
         Ok(bytes.into())
+    }
+
+    /// Returns the content compressed with gzip.
+    pub(super) fn gzipped(&self) -> io::Result<FileContent> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(&self.read(0, self.len)?)?;
+        let mut compressed = ContentWriter::create()?;
+        compressed.append(&encoder.finish()?)?;
+        compressed.finish()
     }
 }
 

@@ -342,6 +342,10 @@ impl BatchApi {
         let mut last = None;
         loop {
             let next = tokio::time::timeout(STALLED, pieces.next()).await.map_err(|_| stalled())?;
+            if matches!(next, Some(Err(_))) && last.is_none() {
+                // The rest of what is compressed cannot be read by itself.
+                file.set_len(0).await.map_err(io)?;
+            }
             let Some(piece) = next.transpose()? else { break };
             at += piece.len() as u64;
             last = piece.last().copied().or(last);
@@ -378,6 +382,10 @@ impl BatchApi {
         let status = response.status();
         if status.is_success() {
             return Ok(response);
+        }
+        if status == StatusCode::RANGE_NOT_SATISFIABLE && from > 0 {
+            // What is there came in another form, or of another file.
+            return Box::pin(self.content(id, 0)).await;
         }
         let body = self.in_time(self.connection.read(&mut response)).await?;
         Err(self.connection.redact(classify(status.as_u16(), &body, &self.model, &head.headers)))

@@ -20,8 +20,9 @@ use measure::{Server, Used, enrich, watch};
 use parquet::arrow::ArrowWriter;
 use serde_json::Value;
 
-/// Numbers of rows of which the peak of memory is compared.
-const ROWS: [usize; 2] = [10_000, 100_000];
+/// Numbers of rows of which the peak of memory is compared. With 100,000 rows, in two files, nothing comes back while rows
+/// are sent; with 300,000 it does.
+const ROWS: [usize; 3] = [10_000, 100_000, 300_000];
 const ROWS_IN_FILE: usize = 50_000;
 /// Rows of the job whose CPU and speed are measured.
 const MEASURED: usize = 100_000;
@@ -114,7 +115,7 @@ async fn main() {
     let place = |name: &str| folder.path().join(name);
     let server = serve(&place("serving"), "");
 
-    println!("peak of memory (goal: {} rows within 10 % of {}, below 250 MB)", ROWS[1], ROWS[0]);
+    println!("peak of memory (goal: any more rows within 10 % of {}, below 250 MB)", ROWS[2]);
     let further = std::env::args().skip(1).filter_map(|argument| argument.parse().ok());
     for rows in ROWS.into_iter().chain(further) {
         let job = make_job(&place(&format!("peak-{rows}")), &server.url, &section(50_000, "1s"), rows);

@@ -235,8 +235,9 @@ async fn a_lost_upload_is_found_by_its_name_and_size() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_that_is_cut_goes_on_where_it_ended() {
-    for ignores_ranges in [false, true] {
-        let spec = BatchesSpec { cut_downloads: 0.7, ignores_ranges, ..BatchesSpec::default() };
+    for (ignores_ranges, gzips_downloads) in [(false, false), (false, true), (true, false), (true, true)] {
+        let spec =
+            BatchesSpec { cut_downloads: 0.7, ignores_ranges, gzips_downloads, ..BatchesSpec::default() };
         let bench = BatchBench::new(spec).await;
         let texts = texts(300);
         let batch = bench.made(&bench.upload(&texts).await).await;
