@@ -29,6 +29,7 @@ pub mod passed;
 pub mod plan;
 pub mod progress;
 pub mod prompt;
+pub mod query;
 pub mod report_page;
 pub mod rows;
 pub mod run;

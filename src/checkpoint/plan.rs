@@ -24,6 +24,11 @@ pub enum SourceId {
         /// The absolute path that it resolved to.
         path: String,
     },
+    /// A query, whose rows are known by their key.
+    Query {
+        /// Names of the key's columns.
+        key: Vec<String>,
+    },
 }
 
 impl SourceId {
@@ -36,6 +41,7 @@ impl SourceId {
             (SourceId::Folder { written: a, path: p }, SourceId::Folder { written: b, path: q }) => {
                 a == b || p == q
             }
+            (SourceId::Query { key: a }, SourceId::Query { key: b }) => a == b,
             _ => false,
         }
     }

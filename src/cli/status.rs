@@ -47,7 +47,7 @@ fn text(job: &Job, status: &Status, typed: &str) -> String {
             lines.extend(retry.iter().map(|holder| ("retrying", holder.clone())));
         }
     }
-    lines.push(("source", job.source.location.to_string()));
+    lines.push(("source", job.source.to_string()));
     lines.push(("", source(status)));
     lines.extend(
         status

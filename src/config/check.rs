@@ -8,14 +8,14 @@ use url::Url;
 
 use super::error::ConfigError;
 use super::job::{
-    BatchLimits, CacheSpec, Hedge, Job, MOST_PROVIDERS, Provider, RetryPolicy, SourceSpec, SourceStart,
-    TargetSpec, Tls, TokenLimits, WindowLimits,
+    BatchLimits, CacheSpec, Hedge, Job, MOST_PROVIDERS, Provider, RetryPolicy, TargetSpec, Tls, TokenLimits,
+    WindowLimits,
 };
 use super::key::{self, ApiKey, KeySource};
 use super::raw::{RawCache, RawJob, RawProvider};
-use super::raw_source::RawSource;
 use super::simulated::{MOST_DIMENSIONS, SimulatorSpec};
-use super::units::{ByteSize, Span, moment};
+use super::source_spec::QUERY_RESULTS;
+use super::units::{ByteSize, Span};
 use crate::ident::Money;
 use crate::store::Location;
 
@@ -44,7 +44,11 @@ impl Checker<'_> {
         ConfigError::value(self.file, key, message)
     }
 
-    fn distinct(&self, key: &str, columns: Option<Vec<String>>) -> Result<Option<Vec<String>>, ConfigError> {
+    pub(super) fn distinct(
+        &self,
+        key: &str,
+        columns: Option<Vec<String>>,
+    ) -> Result<Option<Vec<String>>, ConfigError> {
         let Some(columns) = columns else { return Ok(None) };
         if columns.is_empty() {
             return Err(self.wrong(key, "is empty; name columns, or take it out"));
@@ -54,38 +58,6 @@ impl Checker<'_> {
             Some((_, column)) => Err(self.wrong(key, format!("names {column:?} twice"))),
             None => Ok(Some(columns)),
         }
-    }
-
-    fn source(&self, raw: RawSource) -> Result<SourceSpec, ConfigError> {
-        let location = self.location("source.path", &raw.path)?;
-        let files = self.files(&raw)?;
-        let start = match (raw.starting_version, raw.starting_timestamp) {
-            (Some(_), Some(_)) => {
-                return Err(self
-                    .wrong("source.starting_timestamp", "and starting_version are both set; take one out"));
-            }
-            (Some(version), None) => Some(SourceStart::Version(version)),
-            (None, Some(time)) => {
-                let moment = moment(&time).ok_or_else(|| {
-                    let message =
-                        format!("is {time:?}, neither a time like \"2026-05-01T08:00:00Z\" nor a day");
-                    self.wrong("source.starting_timestamp", message)
-                })?;
-                Some(SourceStart::Timestamp(moment))
-            }
-            (None, None) => None,
-        };
-        Ok(SourceSpec {
-            files,
-            location,
-            written: raw.path,
-            skip_change_commits: raw.skip_change_commits,
-            columns: self.distinct("source.columns", raw.columns)?,
-            on_unsupported: raw.on_unsupported,
-            binary_as_text: raw.binary_as_text,
-            condition: raw.condition,
-            start,
-        })
     }
 
     pub(super) fn job(&self, raw: RawJob) -> Result<Job, ConfigError> {
@@ -99,7 +71,7 @@ impl Checker<'_> {
         }
         let has_target = raw.target.is_some();
         let (raw_source, raw_target) = self.ends(raw.source, raw.target, &raw.checkpoint)?;
-        let source = self.source(raw_source)?;
+        let mut source = self.source(raw_source)?;
         let target = TargetSpec {
             location: self.location("target.path", &raw_target.path)?,
             metadata_column: self.metadata_column(raw_target.metadata, raw_target.metadata_column)?,
@@ -123,6 +95,9 @@ impl Checker<'_> {
         }
         let beside = has_target.then_some(&target.location);
         let places = self.places(&raw.app_id, beside, &raw.checkpoint, &raw.journal)?;
+        if source.query.is_some() {
+            source.location = places.checkpoint.join(QUERY_RESULTS);
+        }
         let batch = BatchLimits {
             max_rows: self.positive("batch.max_rows", raw.batch.max_rows, 10_000)?,
             max_bytes: self.positive_bytes("batch.max_bytes", raw.batch.max_bytes, 50_000_000)?,

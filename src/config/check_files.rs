@@ -6,21 +6,23 @@ use super::raw_source::RawSource;
 use super::source_files::FilesSpec;
 
 impl Checker<'_> {
-    /// Checks how files that are no tables are read.
-    pub(super) fn files(&self, raw: &RawSource) -> Result<FilesSpec, ConfigError> {
+    /// Checks how files that are no tables are read. `section` is that of the keys.
+    pub(super) fn files(&self, section: &str, raw: &RawSource) -> Result<FilesSpec, ConfigError> {
         let character = |key: &str, text: &str| match text.as_bytes() {
             [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),
-            _ => Err(self.wrong(key, format!("is {text:?}; it must be one ASCII character"))),
+            _ => {
+                let key = format!("{section}.{key}");
+                Err(self.wrong(&key, format!("is {text:?}; it must be one ASCII character")))
+            }
         };
-        let delimiter =
-            raw.delimiter.as_deref().map(|text| character("source.delimiter", text)).transpose()?;
+        let delimiter = raw.delimiter.as_deref().map(|text| character("delimiter", text)).transpose()?;
         let quote = match raw.quote.as_deref() {
             None => Some(b'"'),
             Some("") => None,
-            Some(text) => Some(character("source.quote", text)?),
+            Some(text) => Some(character("quote", text)?),
         };
         if quote.is_some() && quote == delimiter {
-            return Err(self.wrong("source.quote", "is the delimiter, too"));
+            return Err(self.wrong(format!("{section}.quote"), "is the delimiter, too"));
         }
         Ok(FilesSpec {
             format: raw.format,

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -17,7 +16,7 @@ use super::batch_api::BatchApiSettings;
 use super::budget::{Budget, PriceTable};
 use super::key::ApiKey;
 use super::simulated::SimulatorSpec;
-use super::source_files::FilesSpec;
+use super::source_spec::SourceSpec;
 use super::step::{SchemaForm, StepSpec};
 use super::units::ByteSize;
 use crate::ident::AppId;
@@ -96,58 +95,6 @@ pub struct Copying {
     pub every: Duration,
     /// Maximum number of bytes that are not yet copied.
     pub bytes: u64,
-}
-
-/// The table or files to read.
-#[derive(Clone, Debug)]
-pub struct SourceSpec {
-    /// Path or URL as written in the job file.
-    pub written: String,
-    /// The resolved location.
-    pub location: Location,
-    /// Whether commits that change rows are skipped instead of refused.
-    pub skip_change_commits: bool,
-    /// The columns that are carried to the target; `None` for all.
-    pub columns: Option<Vec<String>>,
-    /// What to do with columns that a target cannot hold.
-    pub on_unsupported: OnUnsupported,
-    /// Whether byte strings without an annotation are text.
-    pub binary_as_text: bool,
-    /// The SQL condition that rows must meet.
-    pub condition: Option<String>,
-    /// How files are read that are no tables.
-    pub files: FilesSpec,
-    /// Where a job without a checkpoint begins; `None` for the whole table.
-    pub start: Option<SourceStart>,
-}
-
-/// The first version of a Delta source that is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SourceStart {
-    /// A version number.
-    Version(u64),
-    /// The first version that was made at this time or later.
-    Timestamp(DateTime<Utc>),
-}
-
-impl SourceStart {
-    /// Returns the key of the job file that sets it.
-    #[must_use]
-    pub const fn key(self) -> &'static str {
-        match self {
-            SourceStart::Version(_) => "starting_version",
-            SourceStart::Timestamp(_) => "starting_timestamp",
-        }
-    }
-
-    /// Returns the version number, or `None` if the start is a time.
-    #[must_use]
-    pub const fn version(self) -> Option<u64> {
-        match self {
-            SourceStart::Version(version) => Some(version),
-            SourceStart::Timestamp(_) => None,
-        }
-    }
 }
 
 /// The table to write.
@@ -310,19 +257,6 @@ pub struct RetryPolicy {
     pub max_retry_after: Duration,
     /// Time without one success after which the run stops.
     pub outage_deadline: Duration,
-}
-
-/// What to do with columns of Parquet files that a Delta table cannot hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum OnUnsupported {
-    /// The run is refused, unless `columns` leaves them out.
-    #[default]
-    Stop,
-    /// The columns are left out.
-    Skip,
-    /// The columns are carried as text.
-    Text,
 }
 
 /// What to do with columns of the source that an existing target does not have.

@@ -13,6 +13,7 @@ mod check_batches;
 mod check_bounds;
 mod check_files;
 mod check_routes;
+mod check_source;
 mod error;
 mod job;
 mod key;
@@ -23,6 +24,7 @@ mod places;
 mod raw;
 mod raw_bounds;
 mod raw_source;
+mod raw_table;
 pub mod reference;
 mod served;
 mod shape;
@@ -30,6 +32,7 @@ mod shared_limits;
 mod simulated;
 mod simulated_batches;
 mod source_files;
+mod source_spec;
 mod step;
 mod steps;
 mod units;
@@ -41,9 +44,8 @@ pub use budget::{Allowance, Budget, PriceTable, Prices};
 pub use error::ConfigError;
 pub(crate) use error::nearest;
 pub use job::{
-    BatchLimits, CacheSpec, Copying, Hedge, Job, MOST_PROVIDERS, OnMissingColumns, OnNewColumns,
-    OnUnsupported, Provider, RetryPolicy, SourceSpec, SourceStart, StatePlaces, TargetSpec, Tls, TokenCharge,
-    TokenLimits, WindowLimits,
+    BatchLimits, CacheSpec, Copying, Hedge, Job, MOST_PROVIDERS, OnMissingColumns, OnNewColumns, Provider,
+    RetryPolicy, StatePlaces, TargetSpec, Tls, TokenCharge, TokenLimits, WindowLimits,
 };
 pub use key::ApiKey;
 pub use limit::{BudgetLimit, BudgetScope, Shortage};
@@ -57,6 +59,9 @@ pub use simulated::{
 };
 pub use simulated_batches::{AnswerOrder, BatchFailure, BatchesSpec, StuckIn};
 pub use source_files::{ColumnType, FilesSpec, OnBadRow, SourceFormat, TextEncoding};
+pub use source_spec::{
+    OnUnsupported, QUERY_RESULTS, QuerySpec, QueryTable, SourceSpec, SourceStart, TableRows,
+};
 pub use step::{
     Example, Form, NullInputs, OnError, OnTooLong, Params, Route, SchemaForm, StepKind, StepSpec, Typed,
     VectorEncoding, Vectors,

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
+use super::raw_table::RawTable;
 use super::source_files::{ColumnType, OnBadRow, SourceFormat, TextEncoding};
+use super::source_spec::OnUnsupported;
 
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -14,9 +16,23 @@ pub(super) struct RawSource {
     /// compressed with gzip or zstd; folders named `column=value` become text columns. A local path, relative to the
     /// job file, or a URL: `file://`, `s3://`, `az://`, `abfss://` or `gs://`. Keys, region and endpoint of a store
     /// come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
-    /// `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep them. Required.
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep them. Default: none, where there
+    /// is a `query`.
+    #[serde(default)]
     #[schemars(length(min = 1))]
     pub(super) path: String,
+    /// SQL query whose rows are the source, over the tables of `[source.table.<name>]`, instead of `path`. Each run
+    /// computes it once, in bounded memory, and keeps the rows whose key the target does not have until they are
+    /// written. Names are taken as written, even without quotes. Default: none.
+    #[schemars(length(min = 1))]
+    pub(super) query: Option<String>,
+    /// The columns of a query's result that together name a row: no two rows have the same values, and none is null.
+    /// Default: none, where there is no `query`.
+    #[schemars(length(min = 1))]
+    pub(super) key: Option<Vec<String>>,
+    /// The tables of a query, by name. Default: none.
+    #[serde(default)]
+    pub(super) table: BTreeMap<String, RawTable>,
     /// Whether to skip the changes of commits that delete or rewrite rows of a Delta source, instead of refusing
     /// them. The rows that such a commit writes are not read. Default: false.
     #[serde(default)]
@@ -28,7 +44,7 @@ pub(super) struct RawSource {
     /// are whole in one file and not in another: `stop` refuses the run unless `columns` leaves them out, `skip`
     /// leaves them out, `text` carries them as text. Default: `stop`.
     #[serde(default)]
-    pub(super) on_unsupported: super::job::OnUnsupported,
+    pub(super) on_unsupported: OnUnsupported,
     /// Whether to read byte strings in Parquet files as text if the file does not state their type, as some old
     /// writers leave it. Default: false.
     #[serde(default)]

@@ -22,6 +22,7 @@ use crate::fault::Failure;
 use crate::ident::RunId;
 use crate::journal::{self, JournalError};
 use crate::metrics;
+use crate::query;
 use crate::run::Recoverer;
 use crate::run::pause;
 use crate::run::{Begin, check_creatable};
@@ -54,16 +55,33 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
     let mut note = |about: &str, result: Result<String, RunError>| {
         findings.push(Finding { about: about.to_owned(), result });
     };
-    let source = Source::open(&job.source, &job.places.state).await;
-    let source = match source {
+    let home = match home(job).await {
+        Ok(home) => home,
+        Err(error) => {
+            note("checkpoint", Err(error));
+            return findings;
+        }
+    };
+    let looked = match query::look(job, &home).await {
+        Ok(looked) => looked,
+        Err(error) => {
+            note("source", Err(error.into()));
+            return findings;
+        }
+    };
+    if let Some(staged) = &looked.staged {
+        note("query", Ok(staged.to_string()));
+    }
+    let open = || Source::open(&looked.source, &job.places.state);
+    let source = match open().await {
         Ok(source) => {
             let columns = counted(source.schema().fields().len() as u64, "column");
-            note("source", Ok(format!("{}: {}, {columns}", job.source.location, source.what())));
+            note("source", Ok(format!("{}: {}, {columns}", job.source, source.what())));
             for what in source.left_out() {
                 note("not read", Ok(what.clone()));
             }
             note("source files", files(job, source).await);
-            Source::open(&job.source, &job.places.state).await
+            open().await
         }
         Err(error) => Err(error),
     };
@@ -82,13 +100,6 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
         }
         Err(error) => {
             note("templates", Err(error));
-            return findings;
-        }
-    };
-    let home = match home(job).await {
-        Ok(home) => home,
-        Err(error) => {
-            note("checkpoint", Err(error));
             return findings;
         }
     };

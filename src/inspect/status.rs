@@ -20,7 +20,7 @@ use crate::run::pause;
 use crate::run::{RunBudget, Spent};
 use crate::run::{holder, home};
 use crate::sink::{self, FailedGroup, FailedRows, OlderAnswers, Progress, Sink};
-use crate::source::{Lag, Source};
+use crate::source::{Lag, Source, SourceError};
 use crate::store::Folder;
 use crate::table::{Table, TableError, is_delta_table};
 
@@ -365,6 +365,10 @@ async fn open_retry(
 }
 
 async fn lag(job: &Job, position: &Position) -> Result<Lag, RunError> {
+    if job.source.query.is_some() && job.source.location.path().is_some_and(|path| !path.exists()) {
+        let message = "is computed by the next run".to_owned();
+        return Err(SourceError::Query { message }.into());
+    }
     let mut source = Source::open(&job.source, &job.places.state).await?;
     Ok(source.lag(position).await?)
 }

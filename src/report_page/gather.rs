@@ -48,7 +48,7 @@ pub async fn gather(job: &Job) -> Result<Report, RunError> {
     Ok(Report {
         header: PageSubject {
             app_id: job.app_id.clone(),
-            source: job.source.location.to_string(),
+            source: job.source.to_string(),
             target: job.target.location.to_string(),
             made_at: clock::wall(),
             last_run: LastRun::load(&job.places.state).map(|run| ended(&run)),

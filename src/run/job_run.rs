@@ -19,15 +19,17 @@ use super::recover::{Recoverer, check_belongs};
 use super::running::Running;
 use super::session::{Scope, Session};
 use super::writable::check_appendable;
-use crate::checkpoint::{CheckpointFile, LastRun, PlannedBatch, Position};
+use crate::checkpoint::{Checkpoint, CheckpointFile, LastRun, PlannedBatch, Position};
 use crate::clock;
 use crate::config::Job;
 use crate::enricher::Enricher;
 use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::plan::Planner;
+use crate::query::{self, QueryResults};
 use crate::sink::Sink;
 use crate::source::{MissingRows, Source};
+use crate::store::Folder;
 use crate::table::is_delta_table;
 use crate::tally::Tally;
 use crate::wording::counted;
@@ -58,15 +60,24 @@ pub async fn run(
     let opened = unless_stopped(
         &stop,
         Box::pin(async {
-            let source = Source::open_to_run(&job.source, &job.places.state).await?;
-            let prepared = PreparedJob::new(job, source.schema(), simulator)?;
-            if is_delta_table(&job.target.location).await? {
-                check_appendable(&job.target.location)?;
-            } else {
-                Sink::can_create(&job.target.location).await?;
-                check_creatable(job, &source, options.begin).await?;
+            let session = async || Session::open(job, Scope::Run, RunId::random()).await;
+            if job.source.query.is_none() {
+                let (source, prepared) = open(job, options.begin, simulator).await?;
+                return Ok((source, prepared, session().await?));
             }
-            Ok((source, prepared, Session::open(job, Scope::Run, RunId::random()).await?))
+            // What a query has brought lies with the checkpoint, so the job is to be held.
+            let session = session().await?;
+            let opened = async {
+                query::prepare(job, session.home()).await?;
+                open(job, options.begin, simulator).await
+            };
+            match opened.await {
+                Ok((source, prepared)) => Ok((source, prepared, session)),
+                Err(error) => {
+                    session.release().await;
+                    Err(error)
+                }
+            }
         }),
     );
     let Some((source, prepared, session)) = opened.await? else { return Ok(End::Stopped) };
@@ -85,6 +96,33 @@ pub async fn run(
     let end = session.during(work).await;
     session.release().await;
     end
+}
+
+/// Opens the source, and checks that the job fits it and that the target can be written.
+async fn open(job: &Job, begin: Begin, simulator: Option<&Url>) -> Result<(Source, PreparedJob), RunError> {
+    let source = Source::open_to_run(&job.source, &job.places.state).await?;
+    let prepared = PreparedJob::new(job, source.schema(), simulator)?;
+    if is_delta_table(&job.target.location).await? {
+        check_appendable(&job.target.location)?;
+    } else {
+        Sink::can_create(&job.target.location).await?;
+        check_creatable(job, &source, begin).await?;
+    }
+    Ok((source, prepared))
+}
+
+/// Computes the query of a job, and opens its results.
+async fn compute_query(
+    job: &Job,
+    home: &Folder,
+    checkpoint: &Checkpoint,
+    voice: &Voice,
+) -> Result<Source, RunError> {
+    let staged = query::stage(job, home, checkpoint).await?;
+    voice.say(&Event::Notice(&staged.to_string()));
+    let mut source = Source::open_to_run(&job.source, &job.places.state).await?;
+    source.save_state();
+    Ok(source)
 }
 
 /// Opens what a run needs besides its session: target, checkpoint, metrics, journals and enricher.
@@ -120,6 +158,9 @@ async fn start(
         && let Some(paused) = pause::holding(job, &checkpoint)
     {
         return Err(RunError::Paused(paused.clone()));
+    }
+    if job.source.query.is_some() {
+        source = compute_query(job, session.home(), &checkpoint, voice).await?;
     }
     if let Some(columns) = sink.apply_schema_change().await? {
         let at = &job.target.location;
@@ -183,6 +224,7 @@ async fn start(
         refills,
         constraints,
         cause: pause::Cause::of(job),
+        results: job.source.query.is_some().then(|| QueryResults::in_folder(session.home())),
         voice: voice.clone(),
     };
     Ok(Started { enricher, reading, drain: Metered::new(sink, writer, voice.clone()), lineage, copier })

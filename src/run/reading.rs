@@ -14,6 +14,7 @@ use crate::event::{Event, Voice};
 use crate::ident::BatchId;
 use crate::passed::PassedOver;
 use crate::plan::Planner;
+use crate::query::QueryResults;
 use crate::rows::Chunk;
 use crate::sink::Constraints;
 use crate::source::{RowMask, RowReader, SourceError};
@@ -34,6 +35,8 @@ pub(crate) struct SourceFeed {
     pub(crate) refills: bool,
     pub(crate) constraints: watch::Receiver<Arc<Constraints>>,
     pub(crate) cause: Cause,
+    /// The results of the query that the source is; `None` for a table or files.
+    pub(crate) results: Option<QueryResults>,
     pub(crate) voice: Voice,
 }
 
@@ -118,7 +121,12 @@ impl Feed for SourceFeed {
         if checkpoint != self.checkpoint {
             self.save(checkpoint).await?;
         }
-        self.planner.source().remove_staged(&self.checkpoint.position, &self.checkpoint.planned);
+        let Checkpoint { position, planned, .. } = &self.checkpoint;
+        self.planner.source().remove_staged(position, planned);
+        if let Some(results) = &self.results {
+            // If that fails, the next run does it.
+            let _ = results.remove_unneeded(position, planned).await;
+        }
         Ok(())
     }
 

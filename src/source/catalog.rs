@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::SourceError;
 use super::delta_catalog::DeltaCatalog;
-use super::folder_catalog::{self, FolderCatalog};
+use super::folder_catalog::FolderCatalog;
 use super::position::{HeldFile, NextFile, NextRows, ReadProgress};
 use crate::checkpoint::{FileRange, Position};
 use crate::passed::PassedOver;
@@ -52,7 +52,7 @@ impl Catalog {
     pub(super) fn advance(&self, before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
         match self {
             Catalog::Delta(delta) => delta.advance(&before, part, end, is_whole),
-            Catalog::Folder(_) => folder_catalog::advance(before, part, end, is_whole),
+            Catalog::Folder(folder) => folder.advance(before, part, end, is_whole),
         }
     }
 

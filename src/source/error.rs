@@ -73,6 +73,18 @@ pub enum SourceError {
         /// What is wrong.
         message: String,
     },
+    /// The query of the source is wrong, or its result cannot be a source.
+    #[error("source.query {message}")]
+    Query {
+        /// What is wrong, as a predicate.
+        message: String,
+    },
+    /// The query of the source cannot be computed.
+    #[error("source.query cannot be computed: {message}")]
+    QueryFailed {
+        /// The reason.
+        message: String,
+    },
     /// The source cannot be read from the version or time that the job file states.
     #[error("source.{key} of {path}: {message}")]
     Start {
@@ -101,7 +113,7 @@ pub enum SourceError {
     },
     /// A file cannot be staged, because of the disk.
     #[error(transparent)]
-    Staging(StoreError),
+    Staging(#[from] StoreError),
     /// The log of a Delta table cannot be read.
     #[error(transparent)]
     Table(#[from] TableError),
@@ -128,6 +140,8 @@ impl SourceError {
             | SourceError::UnknownColumn { .. }
             | SourceError::Condition { .. }
             | SourceError::Start { .. }
+            | SourceError::Query { .. }
+            | SourceError::QueryFailed { .. }
             | SourceError::Staging(_)
             | SourceError::Table(_) => None,
         }
@@ -144,9 +158,13 @@ impl SourceError {
             | SourceError::UnknownColumn { .. }
             | SourceError::Condition { .. }
             | SourceError::Start { .. }
+            | SourceError::Query { .. }
             | SourceError::Gap { .. }
             | SourceError::Gone { .. } => true,
-            SourceError::File { .. } | SourceError::Staging(_) | SourceError::Table(_) => false,
+            SourceError::File { .. }
+            | SourceError::QueryFailed { .. }
+            | SourceError::Staging(_)
+            | SourceError::Table(_) => false,
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct FolderCatalog {
     /// The search for an unread file that found one last.
     search: Option<UnreadSearch>,
     known_footers: KnownFooters,
+    /// Whether files are removed once their rows are in the target.
+    removes_files: bool,
 }
 
 /// A search for the first unread file after a position.
@@ -106,8 +108,14 @@ impl FolderCatalog {
             left_out,
             search: None,
             known_footers,
+            removes_files: false,
         };
         Ok((source, source_files, schema, unsupported))
+    }
+
+    /// Says that files are removed once their rows are in the target.
+    pub(super) fn set_removing(&mut self) {
+        self.removes_files = true;
     }
 
     /// Stores the footers of the files for later runs. Blocks.
@@ -134,6 +142,20 @@ impl FolderCatalog {
             _ => true,
         });
         self.source_files.retain_staged(left.chain(planned))
+    }
+
+    /// Returns the position after rows up to `end` of a file; `is_whole` if nothing of it is left.
+    pub(super) fn advance(&self, before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
+        let mut files = match before {
+            Position::Folder { files, .. } => files,
+            _ => BTreeMap::new(),
+        };
+        if self.removes_files {
+            // Those that are removed do not come again.
+            files.retain(|name, _| self.files.iter().any(|file| file.path == *name));
+        }
+        files.insert(part.file.clone(), part.size);
+        Position::Folder { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
     }
 
     /// Returns the next file to read after a position, or `None` if every complete file is read. Files without a footer
@@ -275,8 +297,9 @@ impl FolderCatalog {
             Some((file, row)) if *file == part.file => Some(FileRange { end: *row, ..part }),
             _ => Some(part),
         });
-        let is_there = |name: &String| self.files.iter().any(|file| file.path == *name);
-        Ok((begun.collect(), files.keys().filter(|file| !is_there(file)).cloned().collect()))
+        let is_lost =
+            |name: &&String| !self.removes_files && self.files.iter().all(|file| file.path != **name);
+        Ok((begun.collect(), files.keys().filter(is_lost).cloned().collect()))
     }
 
     /// Checks that files that were read still have the size in bytes that they had then.
@@ -305,7 +328,8 @@ impl FolderCatalog {
         let unknown = |what: String| SourceError::Unsupported { path: self.at.clone(), what };
         let mut files = BTreeMap::new();
         let mut partial = None;
-        for held in held {
+        let is_there = |held: &&HeldFile| self.files.iter().any(|file| file.path == held.file);
+        for held in held.iter().filter(|held| !self.removes_files || is_there(held)) {
             let file = self.files.iter().find(|file| file.path == held.file).ok_or_else(|| {
                 unknown(format!(
                     "cannot be matched with the target: it lacks {}, whose rows the target holds",
@@ -430,16 +454,6 @@ fn schema_of(
     let (columns, unsupported) = columns.finish().map_err(wrong)?;
     let schema = delta_schema(&with_partitions(&Schema::new(columns), &first.partition)).map_err(wrong)?;
     Ok((schema, unsupported))
-}
-
-/// Returns the position after rows up to `end` of a file; `is_whole` if nothing of it is left.
-pub(super) fn advance(before: Position, part: &FileRange, end: u64, is_whole: bool) -> Position {
-    let mut files = match before {
-        Position::Folder { files, .. } => files,
-        _ => BTreeMap::new(),
-    };
-    files.insert(part.file.clone(), part.size);
-    Position::Folder { files, partial: (!is_whole).then(|| (part.file.clone(), end)) }
 }
 
 fn part(file: &FoundFile, start: u64) -> FileRange {

@@ -22,6 +22,7 @@ mod position;
 mod reader;
 mod row_mask;
 mod shape;
+mod source_table;
 mod staging;
 
 pub use error::SourceError;
@@ -33,3 +34,4 @@ pub use position::{HeldFile, Lag, NextFile, NextRows};
 pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
+pub(crate) use staging::ParquetFile;

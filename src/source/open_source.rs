@@ -103,7 +103,13 @@ impl Source {
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
-            let id = SourceId::Folder { written: spec.written.clone(), path: at.to_string() };
+            let id = match &spec.query {
+                None => SourceId::Folder { written: spec.written.clone(), path: at.to_string() },
+                Some(query) => {
+                    source.set_removing();
+                    SourceId::Query { key: query.key.clone() }
+                }
+            };
             (files, all, filter, id, Catalog::Folder(Box::new(source)))
         };
         let noted = chosen(spec, at, &all)?;
@@ -121,6 +127,11 @@ impl Source {
     pub fn columns_left_out(&self) -> Vec<String> {
         let is_carried = |name: &String| self.schema.field_with_name(name).is_ok();
         self.all.fields().iter().map(|field| field.name().clone()).filter(|name| !is_carried(name)).collect()
+    }
+
+    /// Returns the files with their columns: as they are carried, and with their metadata in the source table.
+    pub(super) fn into_columns(self) -> (SourceFiles, SchemaRef, SchemaRef) {
+        (self.files, self.schema, self.noted)
     }
 
     /// Returns a reader of the source's rows.

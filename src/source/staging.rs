@@ -35,6 +35,7 @@ use crate::ident::Fingerprint;
 use crate::store::{self, Location, StoreError};
 
 pub(super) use self::kind::{Kind, Kinds};
+pub(crate) use self::parquet_file::ParquetFile;
 
 const FOLDER: &str = "staged";
 const SKIPPED_FOLDER: &str = "skipped";

@@ -88,6 +88,21 @@ impl Table {
         Ok(stream.map_err(move |source| error(DeltaTableError::from(source))).boxed())
     }
 
+    /// Registers the table with a session under a name, as it is at the table's version.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn register_as(&self, context: &SessionContext, name: &str) -> Result<(), TableError> {
+        let error = error_of("query", self.at());
+        let of_datafusion = |source| error(DeltaTableError::from(source));
+        let table = self.loaded("query").await?;
+        table.update_datafusion_session(&context.state()).map_err(&error)?;
+        self.register(context)?;
+        let provider = table.table_provider().await.map_err(of_datafusion)?;
+        context.register_table(name, provider).map_err(of_datafusion)?;
+        Ok(())
+    }
+
     /// Registers the object store of the table's files with a session, since a part knows only where its log is.
     pub(super) fn register(&self, context: &SessionContext) -> Result<(), TableError> {
         if self.at().path().is_none() {

@@ -50,6 +50,7 @@ mod machines;
 mod metrics;
 mod pipelines;
 mod plans;
+mod queries;
 mod readme;
 mod recovery;
 mod reference;

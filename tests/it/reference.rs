@@ -144,8 +144,16 @@ fn every_key_of_the_schema_is_read() {
         "price_per_million_output": 1,
     });
     job["step"][0]["provider"] = serde_json::json!(["any", "other"]);
-    // A batch section and a budget do not go together.
+    // A batch section and a budget do not go together, and a table's rows are no query.
     let (mut without_budget, mut without_batch) = (job.clone(), job);
+    without_budget["source"]["table"]["any"].as_object_mut().unwrap().shift_remove("files");
+    for key in ["query", "key", "table"] {
+        without_batch["source"].as_object_mut().unwrap().shift_remove(key);
+    }
+    let described = ["format", "schema", "header", "delimiter", "quote", "null_values"];
+    for key in ["path", "starting_version", "skip_change_commits"].iter().chain(&described) {
+        without_budget["source"].as_object_mut().unwrap().shift_remove(*key);
+    }
     without_budget.as_object_mut().unwrap().shift_remove("budget");
     without_batch["provider"]["any"].as_object_mut().unwrap().shift_remove("batch");
     without_batch["step"][0].as_object_mut().unwrap().shift_remove("urgent_when");

@@ -38,6 +38,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("source", &[]),
         ("sink", &["source"]),
         ("plan", &["source"]),
+        ("query", &["source"]),
         ("executor", &[]),
         ("dispatch", &["executor"]),
         ("submitter", &["executor"]),

@@ -24,6 +24,7 @@ use crate::event::Voice;
 use crate::ident::RunId;
 use crate::metrics;
 use crate::plan::Planner;
+use crate::query;
 use crate::rows::Chunk;
 use crate::run::End;
 use crate::run::RunBudget;
@@ -168,7 +169,8 @@ async fn look(
     simulator: Option<&Url>,
     session: Option<&Session<'_>>,
 ) -> Result<OutstandingSample, RunError> {
-    let mut source = Source::open(&job.source, &job.places.state).await?;
+    let looked = query::look(job, &run::home(job).await?).await?;
+    let mut source = Source::open(&looked.source, &job.places.state).await?;
     let mut prepared = PreparedJob::new(job, source.schema(), simulator)?;
     if let Some(session) = session {
         run::check_target(session, &mut prepared, &mut source).await?;

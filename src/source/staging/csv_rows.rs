@@ -19,7 +19,7 @@ use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use super::bad_row::{BadRow, SkippedRows, StageError, shown};
 use super::input::{BoundedReader, ByteAllowance, Input, MAX_RECORD_BYTES};
 use super::kind::{CellValue, Kind, KindOrigin, Kinds};
-use super::parquet_file::{StagedFile, StagedNote};
+use super::parquet_file::{ParquetFile, StagedNote};
 use crate::config::{FilesSpec, SourceFormat};
 
 /// Bytes of the first rows, whose values decide what is tried.
@@ -196,7 +196,7 @@ impl<'a> Pass<'a> {
             self.read_sample(skipped)?;
         }
         let mut rows = PendingRows::new(&self.columns);
-        let mut file = StagedFile::new(to.try_clone()?, Arc::clone(&rows.schema))?;
+        let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(&rows.schema))?;
         let mut cells = Vec::with_capacity(self.columns.len());
         let mut is_misfit = false;
         let mut sample = std::mem::take(&mut self.sample).into_iter();
@@ -231,7 +231,7 @@ impl<'a> Pass<'a> {
         }
         file.write(&rows.take()?)?;
         let kinds: Vec<_> = self.columns.into_iter().map(|column| (column.name, column.kind)).collect();
-        file.finish(&StagedNote { kinds: kinds.clone(), skipped: skipped.count })?;
+        file.finish_with(&StagedNote { kinds: kinds.clone(), skipped: skipped.count })?;
         Ok(Passed::Whole(kinds))
     }
 

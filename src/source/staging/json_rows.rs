@@ -14,7 +14,7 @@ use super::bad_row::{BadRow, SkippedRows, StageError, shown};
 use super::input::Input;
 use super::json_records::{JsonRecord, JsonRecords};
 use super::kind::{Kind, KindOrigin, Kinds};
-use super::parquet_file::{StagedFile, StagedNote};
+use super::parquet_file::{ParquetFile, StagedNote};
 use crate::config::FilesSpec;
 
 /// Bytes of the first rows, whose values decide what is tried.
@@ -69,7 +69,7 @@ fn pass(
         sample.push((line, row));
     }
     let schema = Arc::new(columns.schema());
-    let mut file = StagedFile::new(to.try_clone()?, Arc::clone(&schema))?;
+    let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(&schema))?;
     let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(PIECE_ROWS).build_decoder()?;
     let mut sample = sample.into_iter();
     let (mut piece, mut piece_bytes) = (Vec::new(), 0);
@@ -104,7 +104,7 @@ fn pass(
     }
     if is_whole {
         write(&mut decoder, &mut piece, &mut file)?;
-        file.finish(&StagedNote { kinds: columns.kinds(), skipped: skipped.count })?;
+        file.finish_with(&StagedNote { kinds: columns.kinds(), skipped: skipped.count })?;
     }
     Ok(is_whole)
 }
@@ -112,7 +112,7 @@ fn pass(
 fn write(
     decoder: &mut Decoder,
     piece: &mut Vec<Map<String, Value>>,
-    file: &mut StagedFile,
+    file: &mut ParquetFile,
 ) -> Result<(), StageError> {
     decoder.serialize(piece)?;
     piece.clear();

@@ -6,6 +6,7 @@ use ::arrow::datatypes::SchemaRef;
 use ::arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::Compression;
+use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
@@ -29,11 +30,11 @@ pub(super) struct StagedNote {
     pub(super) skipped: u64,
 }
 
-/// Writer of a staged file, in row groups of bounded size.
-pub(super) struct StagedFile(ArrowWriter<File>);
+/// Writer of a Parquet file, in row groups of bounded size.
+pub(crate) struct ParquetFile(ArrowWriter<File>);
 
-impl StagedFile {
-    pub(super) fn new(file: File, schema: SchemaRef) -> Result<Self, StageError> {
+impl ParquetFile {
+    pub(crate) fn new(file: File, schema: SchemaRef) -> Result<Self, ParquetError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
             .set_dictionary_enabled(false)
@@ -41,10 +42,10 @@ impl StagedFile {
             .set_data_page_size_limit(PAGE_BYTES)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
-        Ok(StagedFile(ArrowWriter::try_new(file, schema, Some(properties))?))
+        Ok(ParquetFile(ArrowWriter::try_new(file, schema, Some(properties))?))
     }
 
-    pub(super) fn write(&mut self, rows: &RecordBatch) -> Result<(), StageError> {
+    pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {
         self.0.write(rows)?;
         if self.0.in_progress_size() > GROUP_BYTES {
             self.0.flush()?;
@@ -52,10 +53,15 @@ impl StagedFile {
         Ok(())
     }
 
-    /// Writes the footer and flushes the file to the disk.
-    pub(super) fn finish(mut self, note: &StagedNote) -> Result<(), StageError> {
+    /// Writes what the file says about itself, and the footer, and flushes the file to the disk.
+    pub(super) fn finish_with(mut self, note: &StagedNote) -> Result<(), StageError> {
         let text = serde_json::to_string(note).map_err(std::io::Error::from)?;
         self.0.append_key_value_metadata(KeyValue::new(NOTE.to_owned(), text));
+        Ok(self.finish()?)
+    }
+
+    /// Writes the footer and flushes the file to the disk.
+    pub(crate) fn finish(self) -> Result<(), ParquetError> {
         let file = self.0.into_inner()?;
         Ok(file.sync_all()?)
     }

@@ -10,7 +10,7 @@ use ::arrow::record_batch::RecordBatch;
 
 use super::bad_row::StageError;
 use super::input::{BoundedReader, ByteAllowance, Input};
-use super::parquet_file::{StagedFile, StagedNote};
+use super::parquet_file::{ParquetFile, StagedNote};
 
 /// First bytes of an Arrow IPC file ("IPC File Format" in Arrow's documentation). Zeros follow them, then the stream
 /// format, which begins with other bytes.
@@ -62,12 +62,12 @@ fn write(
     to: &File,
 ) -> Result<StagedNote, StageError> {
     (&mut &*to).rewind()?;
-    let mut file = StagedFile::new(to.try_clone()?, schema)?;
+    let mut file = ParquetFile::new(to.try_clone()?, schema)?;
     for rows in rows {
         file.write(&rows?)?;
         allowance.renew();
     }
     let note = StagedNote::default();
-    file.finish(&note)?;
+    file.finish_with(&note)?;
     Ok(note)
 }

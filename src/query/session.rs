@@ -1,0 +1,121 @@
+//! The session in which a query is computed: bounded memory, spilling to the disk, and the tables of the job.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::table::datafusion::common::DataFusionError;
+use crate::table::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use crate::table::datafusion::execution::memory_pool::FairSpillPool;
+use crate::table::datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use crate::table::datafusion::prelude::{SessionConfig, SessionContext};
+
+use crate::checkpoint::Position;
+use crate::config::{QuerySpec, QueryTable, TableRows};
+use crate::source::{Source, SourceError};
+use crate::table::{Table, is_delta_table};
+
+/// Memory of a query in bytes; beyond it, sorts, joins and groups go to the disk.
+const MEMORY: usize = 256_000_000;
+/// Memory of a single sort that is kept for merging what it has spilled.
+const SORT_RESERVE: usize = 8_000_000;
+
+/// How two tables are joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Joins {
+    /// With one side in memory.
+    Hash,
+    /// By sorting both, which goes to the disk where memory is short.
+    Merge,
+}
+
+/// Returns a session that spills into a folder.
+pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<SessionContext, SourceError> {
+    let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_owned()]));
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
+        .with_disk_manager_builder(disk)
+        .build_arc()
+        .map_err(failed)?;
+    // One partition: the rows of a table come in its order, and the same query gives the same file.
+    let config = SessionConfig::new()
+        .with_target_partitions(1)
+        .with_sort_spill_reservation_bytes(SORT_RESERVE)
+        .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
+        .set_bool("datafusion.optimizer.prefer_hash_join", joins == Joins::Hash)
+        .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
+    Ok(SessionContext::new_with_config_rt(config, runtime))
+}
+
+/// Registers the tables of a query. `state` is the local folder with what earlier runs found out about files; it is
+/// written if `is_run`.
+pub(super) async fn register_tables(
+    context: &SessionContext,
+    query: &QuerySpec,
+    state: &Path,
+    is_run: bool,
+) -> Result<(), SourceError> {
+    for table in &query.tables {
+        register(context, table, &state.join("tables").join(&table.name), is_run).await?;
+    }
+    Ok(())
+}
+
+async fn register(
+    context: &SessionContext,
+    table: &QueryTable,
+    state: &Path,
+    is_run: bool,
+) -> Result<(), SourceError> {
+    let name = table.name.as_str();
+    let TableRows::Source { spec, version } = &table.rows else {
+        return Err(SourceError::Query { message: format!("reads {name}, whose files are no tables") });
+    };
+    let at = &spec.location;
+    if at.path().is_none_or(Path::exists) && is_delta_table(at).await? {
+        let opened = match version {
+            Some(version) => Table::open_at(at.clone(), *version).await,
+            None => Table::open(at.clone()).await,
+        };
+        return Ok(opened?.register_as(context, name).await?);
+    }
+    if version.is_some() {
+        let message = "files have no versions; take the key out".to_owned();
+        return Err(SourceError::Start { path: at.clone(), key: "table.version", message });
+    }
+    let mut source = match is_run {
+        true => Source::open_to_run(spec, state).await?,
+        false => Source::open(spec, state).await?,
+    };
+    if is_run {
+        source.save_state();
+        // Staged files whose file is gone are of no use.
+        source.remove_staged(&Position::Start, &[]);
+    }
+    let rows = source.into_table().await?;
+    context.register_table(name, rows).map_err(failed)?;
+    Ok(())
+}
+
+/// The error for a query that is wrong.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn wrong(error: DataFusionError) -> SourceError {
+    SourceError::Query { message: format!("is wrong: {}", text_of(&error)) }
+}
+
+/// The error for a query that cannot be computed.
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+pub(super) fn failed(error: DataFusionError) -> SourceError {
+    SourceError::QueryFailed { message: text_of(&error) }
+}
+
+/// Returns the message of an error without the names of its kinds.
+fn text_of(error: &DataFusionError) -> String {
+    match error.find_root() {
+        DataFusionError::External(inner) => inner.to_string(),
+        root => {
+            let text = root.strip_backtrace();
+            let kinds = ["Error during planning: ", "SQL error: ", "Schema error: ", "Execution error: "];
+            kinds.iter().fold(text, |text, kind| text.replace(kind, ""))
+        }
+    }
+}

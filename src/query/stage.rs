@@ -1,0 +1,233 @@
+//! Adds the new rows of a query to the folder of its results.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use crate::table::datafusion::common::DataFusionError;
+use crate::table::datafusion::dataframe::DataFrame;
+use crate::table::datafusion::prelude::{ParquetReadOptions, SessionContext};
+use arrow::datatypes::SchemaRef;
+
+use super::compute;
+use super::keys::{self, KNOWN, RESULT};
+use super::results::QueryResults;
+use super::session::{Joins, failed, new_session, register_tables, wrong};
+use crate::checkpoint::Checkpoint;
+use crate::config::{Job, QuerySpec, SourceSpec};
+use crate::faultpoint::{self, Side};
+use crate::ident::Fingerprint;
+use crate::source::{Source, SourceError};
+use crate::store::{self, Folder, StoreError};
+use crate::table::{Table, is_delta_table};
+use crate::wording::counted;
+
+/// Name of the folder in which a query is computed, in that of the job's local state.
+const WORK: &str = "query-work";
+
+/// What the computation of a query has brought.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StagedQuery {
+    /// Number of rows of the result.
+    pub rows: u64,
+    /// Number of rows among them whose key is not known yet.
+    pub new_rows: u64,
+    /// Names of functions whose values differ from one computation to the next.
+    pub changing: Vec<String>,
+}
+
+impl fmt::Display for StagedQuery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the query gives {}, {} of them new", counted(self.rows, "row"), self.new_rows)?;
+        match self.changing.as_slice() {
+            [] => Ok(()),
+            names => write!(f, "; {} counts as of this run", names.join(", ")),
+        }
+    }
+}
+
+/// A query that is planned.
+struct QueryPlan {
+    context: SessionContext,
+    frame: DataFrame,
+    columns: SchemaRef,
+}
+
+/// Checks the query of a job and keeps a file of its columns with the results, so that they can be opened as a source.
+/// Does nothing if the source is no query. The caller holds the job.
+///
+/// # Errors
+/// When the query is wrong, or a table cannot be read.
+pub async fn prepare(job: &Job, home: &Folder) -> Result<(), SourceError> {
+    let Some(query) = &job.source.query else { return Ok(()) };
+    let results = QueryResults::in_folder(home);
+    let work = WorkFolder::new(job)?;
+    let planned = plan(query, &job.places.state, &work.0, Joins::Hash, true).await?;
+    put_columns(&results, &planned.columns, &work.0).await
+}
+
+/// Computes the query of a job, and adds the rows that are not known yet to its results. Files that are not needed any
+/// more are removed before. The caller holds the job.
+///
+/// # Errors
+/// When the query is wrong or cannot be computed, and when its keys do not tell its rows apart.
+pub async fn stage(job: &Job, home: &Folder, checkpoint: &Checkpoint) -> Result<StagedQuery, SourceError> {
+    let Some(query) = &job.source.query else { return Ok(StagedQuery::default()) };
+    let results = QueryResults::in_folder(home);
+    results.remove_unneeded(&checkpoint.position, &checkpoint.planned).await?;
+    let work = WorkFolder::new(job)?;
+    stage_in(job, query, &results, None, &work.0).await
+}
+
+/// Adds the rows that neither the target nor the results have to the results, by files in the local folder `work`.
+/// `look` is the source of the results where they are not the job's own; the job's state is not written then.
+pub(super) async fn stage_in(
+    job: &Job,
+    query: &QuerySpec,
+    results: &QueryResults,
+    look: Option<&SourceSpec>,
+    work: &Path,
+) -> Result<StagedQuery, SourceError> {
+    let io = |error| SourceError::Staging(StoreError::of("stage in", work)(error));
+    let state = &job.places.state;
+    faultpoint::pass("stage", Side::Before).map_err(io)?;
+    let known = Known {
+        target: match is_delta_table(&job.target.location).await? {
+            true => Some(Table::open(job.target.location.clone()).await?),
+            false => None,
+        },
+        has_results: results.have_rows().await?,
+    };
+    let is_numbered = known.target.is_some() || known.has_results;
+    let whole = work.join("whole.parquet");
+    let spilling =
+        |error: &DataFusionError| matches!(error.find_root(), DataFusionError::ResourcesExhausted(_));
+    let mut joins = Joins::Hash;
+    let (planned, rows) = loop {
+        let planned = plan(query, state, work, joins, look.is_none()).await?;
+        match compute::write(planned.frame.clone(), &planned.columns, &whole, is_numbered).await {
+            Ok(rows) => break (planned, rows),
+            // With a join that goes to the disk it may fit.
+            Err(error) if joins == Joins::Hash && spilling(&error) => joins = Joins::Merge,
+            Err(error) => return Err(failed(error)),
+        }
+    };
+    let changing = compute::changing_functions(planned.frame.logical_plan())?;
+    drop(planned.context);
+    let context = new_session(work, Joins::Merge)?;
+    register_file(&context, RESULT, &whole).await?;
+    if let Some(message) = keys::trouble(&context, query).await.map_err(failed)? {
+        return Err(SourceError::Query { message });
+    }
+    put_columns(results, &planned.columns, work).await?;
+    let mut new_rows = rows;
+    let mut file = whole;
+    if is_numbered {
+        let tables = known.register(&context, query, look.unwrap_or(&job.source), state).await?;
+        let names: Vec<String> = planned.columns.fields().iter().map(|field| field.name().clone()).collect();
+        let frame = context.sql(&keys::unknown_rows(query, &names, tables)).await.map_err(failed)?;
+        file = work.join("new.parquet");
+        new_rows = compute::write(frame, &planned.columns, &file, false).await.map_err(failed)?;
+    }
+    if new_rows > 0 {
+        results.add(&file).await?;
+    }
+    faultpoint::pass("stage", Side::After).map_err(io)?;
+    Ok(StagedQuery { rows, new_rows, changing })
+}
+
+/// Where rows are that were staged before.
+struct Known {
+    target: Option<Table>,
+    has_results: bool,
+}
+
+impl Known {
+    /// Registers what is known, and returns how many tables that are.
+    async fn register(
+        &self,
+        context: &SessionContext,
+        query: &QuerySpec,
+        source: &SourceSpec,
+        state: &Path,
+    ) -> Result<usize, SourceError> {
+        let mut tables = 0;
+        if let Some(target) = &self.target {
+            let columns = target.schema()?;
+            if let Some(missing) = query.key.iter().find(|name| columns.index_of(name).is_err()) {
+                let message = format!(
+                    "has the key {missing:?}, and the target {} has no such column: which rows it holds cannot be told",
+                    target.at()
+                );
+                return Err(SourceError::Query { message });
+            }
+            target.register_as(context, &format!("{KNOWN}_{tables}")).await?;
+            tables += 1;
+        }
+        if self.has_results {
+            let rows = Source::open(source, state).await?.into_table().await?;
+            context.register_table(format!("{KNOWN}_{tables}"), rows).map_err(failed)?;
+            tables += 1;
+        }
+        Ok(tables)
+    }
+}
+
+/// Plans a query. What it spills goes into `work`.
+async fn plan(
+    query: &QuerySpec,
+    state: &Path,
+    work: &Path,
+    joins: Joins,
+    is_run: bool,
+) -> Result<QueryPlan, SourceError> {
+    let context = new_session(work, joins)?;
+    register_tables(&context, query, state, is_run).await?;
+    let options = crate::table::datafusion::execution::context::SQLOptions::new()
+        .with_allow_ddl(false)
+        .with_allow_dml(false)
+        .with_allow_statements(false);
+    let frame = context.sql_with_options(&query.sql, options).await.map_err(wrong)?;
+    let columns = compute::columns_of(query, &frame)?;
+    Ok(QueryPlan { context, frame, columns })
+}
+
+/// Keeps a file of the columns with the results. `work` is a local folder.
+async fn put_columns(results: &QueryResults, columns: &SchemaRef, work: &Path) -> Result<(), SourceError> {
+    let file = work.join("columns.parquet");
+    compute::write_columns(columns, &file)?;
+    let name = Fingerprint::of([format!("{columns:?}").as_bytes()]).to_string();
+    Ok(results.put_columns(&name, &file).await?)
+}
+
+async fn register_file(context: &SessionContext, name: &str, file: &Path) -> Result<(), SourceError> {
+    let path = file.to_string_lossy();
+    context.register_parquet(name, &*path, ParquetReadOptions::default()).await.map_err(failed)
+}
+
+/// The folder in which a query is computed. It is removed when this is dropped; a killed process leaves it to the next
+/// one.
+struct WorkFolder(PathBuf);
+
+impl WorkFolder {
+    fn new(job: &Job) -> Result<Self, StoreError> {
+        // Beside the results, so that a file can be moved there.
+        let beside = job.places.checkpoint.path().unwrap_or(&job.places.state);
+        let work = WorkFolder(beside.join(WORK));
+        work.remove().map_err(StoreError::of("remove", work.0.as_path()))?;
+        store::create_folder(&work.0)?;
+        Ok(work)
+    }
+
+    fn remove(&self) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for WorkFolder {
+    fn drop(&mut self) {
+        let _ = self.remove();
+    }
+}
