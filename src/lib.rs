@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod decode;
 pub mod dispatch;
+pub mod documents;
 pub mod enricher;
 pub mod event;
 pub mod executor;

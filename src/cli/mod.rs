@@ -17,6 +17,7 @@ mod output;
 mod panics;
 mod plan;
 mod questions;
+mod read_document;
 mod report;
 mod retry;
 mod run;
@@ -97,6 +98,10 @@ const STACK_BYTES: usize = 32 << 20;
 #[must_use]
 pub fn main() -> ExitCode {
     panics::keep_messages();
+    // Its memory is limited, which is why it has none of the threads below.
+    if let Some(exit) = read_document::read_document() {
+        return exit.into();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

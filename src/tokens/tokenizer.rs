@@ -66,7 +66,10 @@ impl Encoding {
         texts.map(|text| self.count_whole(text) + TOKENS_PER_MESSAGE).sum::<usize>() + TOKENS_BEFORE_ANSWER
     }
 
-    fn count_whole(self, text: &str) -> usize {
+    /// Counts the tokens of a text exactly, at some 5 MB/s. For a text that has no space for some kilobytes the number is
+    /// too high by about one in a thousand.
+    #[must_use]
+    pub fn count_whole(self, text: &str) -> usize {
         pieces(text).map(|piece| self.0.count_ordinary(piece)).sum()
     }
 
@@ -87,6 +90,20 @@ impl Encoding {
         }
         let ratio = u128::try_from(tokens * text.len()).unwrap_or(u128::MAX) / bytes.max(1) as u128;
         usize::try_from(ratio).unwrap_or(usize::MAX)
+    }
+
+    /// Returns the positions in bytes at which the tokens of a text end. Some may lie within a character.
+    ///
+    /// # Errors
+    /// When tokens cannot be decoded.
+    pub fn token_ends(self, text: &str) -> Result<Vec<usize>, String> {
+        let mut ends = Vec::new();
+        let mut end = 0;
+        for token in pieces(text).flat_map(|piece| self.0.encode_ordinary(piece)) {
+            end += self.0.decode_bytes(&[token]).map_err(|error| error.to_string())?.len();
+            ends.push(end);
+        }
+        Ok(ends)
     }
 
     /// Returns the beginning of a text with at most `most` tokens. It does not end within a character.

@@ -32,6 +32,7 @@ mod cli;
 mod clouds;
 mod commands;
 mod damage;
+mod documents;
 mod embeddings;
 mod errors;
 mod examples;

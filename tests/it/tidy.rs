@@ -36,6 +36,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
     ],
     &[
         ("source", &[]),
+        ("documents", &[]),
         ("sink", &["source"]),
         ("plan", &["source"]),
         ("query", &["source"]),
@@ -239,6 +240,8 @@ fn crates_with_a_door_are_named_behind_it_only() {
         ("anyhow", &["cli"]),
         ("rusqlite", &["cache"]),
         ("plotters", &["report_page"]),
+        ("hayro_interpret", &["documents"]),
+        ("rlimit", &["documents"]),
         ("prometheus", &["progress"]),
     ] {
         for (file, text) in files() {
