@@ -118,8 +118,9 @@ impl Checker<'_> {
                 if version.is_some() || raw.into_source().files_are_described() {
                     return Err(self.wrong(&section, "has keys beside files, which documents do not have"));
                 }
-                let pattern = self.location(&format!("{section}.files"), &pattern)?.to_string();
-                TableRows::Documents { pattern }
+                // It has to be a path or a URL like any other.
+                self.location(&format!("{section}.files"), &pattern)?;
+                TableRows::Documents { pattern, folder: self.folder.to_owned() }
             }
             (Some(path), None) => {
                 let location = self.location(&path_key, path)?;

@@ -1,6 +1,7 @@
 //! The source of a validated job: a table, files, or a query over several.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -105,10 +106,12 @@ pub enum TableRows {
         /// Version of a Delta table; `None` for the newest.
         version: Option<u64>,
     },
-    /// Documents whose path or URL matches a pattern, such as `/data/docs/**/*.pdf`.
+    /// Documents whose path or URL matches a pattern.
     Documents {
-        /// The pattern, as an absolute path or a URL.
+        /// The pattern as written, such as `docs/**/*.pdf`.
         pattern: String,
+        /// The folder that it is relative to.
+        folder: PathBuf,
     },
 }
 

@@ -4,15 +4,15 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::table::datafusion::common::DataFusionError;
-use crate::table::datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use crate::table::datafusion::dataframe::DataFrame;
-use crate::table::datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use arrow::array::{ArrayRef, Int64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
+use datafusion::common::DataFusionError;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::dataframe::DataFrame;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 use futures::TryStreamExt;
 
 use super::session::{failed, wrong};

@@ -1,9 +1,9 @@
 //! The keys of a query's rows: none is null, no two are equal, and those that are known are left out.
 
-use crate::table::datafusion::common::DataFusionError;
-use crate::table::datafusion::dataframe::DataFrame;
-use crate::table::datafusion::prelude::SessionContext;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::common::DataFusionError;
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::SessionContext;
 
 use super::compute::ROW_NUMBER;
 use crate::config::QuerySpec;

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::table::datafusion::common::DataFusionError;
-use crate::table::datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use crate::table::datafusion::execution::memory_pool::FairSpillPool;
-use crate::table::datafusion::execution::runtime_env::RuntimeEnvBuilder;
-use crate::table::datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::common::DataFusionError;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
 
 use crate::checkpoint::Position;
 use crate::config::{QuerySpec, QueryTable, TableRows};
+use crate::documents::{self, DocumentSettings, DocumentTable, UnreadDocuments};
 use crate::source::{Source, SourceError};
 use crate::table::{Table, is_delta_table};
 
@@ -28,8 +29,14 @@ pub(super) enum Joins {
     Merge,
 }
 
+/// A session, and the documents that could not be read in it.
+pub(super) struct QuerySession {
+    pub(super) context: SessionContext,
+    pub(super) unread: UnreadDocuments,
+}
+
 /// Returns a session that spills into a folder.
-pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<SessionContext, SourceError> {
+pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<QuerySession, SourceError> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_owned()]));
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
@@ -43,32 +50,43 @@ pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<SessionContext, 
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
         .set_bool("datafusion.optimizer.prefer_hash_join", joins == Joins::Hash)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
-    Ok(SessionContext::new_with_config_rt(config, runtime))
+    let context = SessionContext::new_with_config_rt(config, runtime);
+    let unread = documents::register(&context, &DocumentSettings::default());
+    Ok(QuerySession { context, unread })
 }
 
 /// Registers the tables of a query. `state` is the local folder with what earlier runs found out about files; it is
 /// written if `is_run`.
 pub(super) async fn register_tables(
-    context: &SessionContext,
+    session: &QuerySession,
     query: &QuerySpec,
     state: &Path,
     is_run: bool,
 ) -> Result<(), SourceError> {
     for table in &query.tables {
-        register(context, table, &state.join("tables").join(&table.name), is_run).await?;
+        register(session, table, &state.join("tables").join(&table.name), is_run).await?;
     }
     Ok(())
 }
 
 async fn register(
-    context: &SessionContext,
+    session: &QuerySession,
     table: &QueryTable,
     state: &Path,
     is_run: bool,
 ) -> Result<(), SourceError> {
     let name = table.name.as_str();
-    let TableRows::Source { spec, version } = &table.rows else {
-        return Err(SourceError::Query { message: format!("reads {name}, whose files are no tables") });
+    let QuerySession { context, unread } = session;
+    let (spec, version) = match &table.rows {
+        TableRows::Source { spec, version } => (spec, version),
+        TableRows::Documents { pattern, folder } => {
+            let documents = DocumentTable::open(pattern, folder, &DocumentSettings::default(), unread).await;
+            let documents = documents.map_err(|error| SourceError::Query {
+                message: format!("reads {name}, which cannot be listed: {error}"),
+            })?;
+            context.register_table(name, Arc::new(documents)).map_err(failed)?;
+            return Ok(());
+        }
     };
     let at = &spec.location;
     if at.path().is_none_or(Path::exists) && is_delta_table(at).await? {

@@ -3,17 +3,18 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::table::datafusion::common::DataFusionError;
-use crate::table::datafusion::dataframe::DataFrame;
-use crate::table::datafusion::prelude::{ParquetReadOptions, SessionContext};
 use arrow::datatypes::SchemaRef;
+use datafusion::common::DataFusionError;
+use datafusion::dataframe::DataFrame;
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
 
 use super::compute;
 use super::keys::{self, KNOWN, RESULT};
 use super::results::QueryResults;
-use super::session::{Joins, failed, new_session, register_tables, wrong};
+use super::session::{Joins, QuerySession, failed, new_session, register_tables, wrong};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Job, QuerySpec, SourceSpec};
+use crate::documents::UnreadReport;
 use crate::faultpoint::{self, Side};
 use crate::ident::Fingerprint;
 use crate::source::{Source, SourceError};
@@ -24,6 +25,9 @@ use crate::wording::counted;
 /// Name of the folder in which a query is computed, in that of the job's local state.
 const WORK: &str = "query-work";
 
+/// Number of documents that cannot be read which a message names.
+const EXAMPLES: usize = 3;
+
 /// What the computation of a query has brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StagedQuery {
@@ -33,21 +37,29 @@ pub struct StagedQuery {
     pub new_rows: u64,
     /// Names of functions whose values differ from one computation to the next.
     pub changing: Vec<String>,
+    /// Documents that cannot be read; functions have null for them.
+    pub unread: UnreadReport,
 }
 
 impl fmt::Display for StagedQuery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the query gives {}, {} of them new", counted(self.rows, "row"), self.new_rows)?;
-        match self.changing.as_slice() {
-            [] => Ok(()),
-            names => write!(f, "; {} counts as of this run", names.join(", ")),
+        if !self.changing.is_empty() {
+            write!(f, "; {} counts as of this run", self.changing.join(", "))?;
         }
+        let unread: u64 = self.unread.counts.values().sum();
+        if unread > 0 {
+            let examples = self.unread.examples.iter().take(EXAMPLES).map(ToString::to_string);
+            let examples = examples.collect::<Vec<_>>().join("; ");
+            write!(f, "; {} null because a document cannot be read: {examples}", counted(unread, "value"))?;
+        }
+        Ok(())
     }
 }
 
 /// A query that is planned.
 struct QueryPlan {
-    context: SessionContext,
+    session: QuerySession,
     frame: DataFrame,
     columns: SchemaRef,
 }
@@ -112,8 +124,9 @@ pub(super) async fn stage_in(
         }
     };
     let changing = compute::changing_functions(planned.frame.logical_plan())?;
-    drop(planned.context);
-    let context = new_session(work, Joins::Merge)?;
+    let unread = planned.session.unread.take();
+    drop(planned.session);
+    let context = new_session(work, Joins::Merge)?.context;
     register_file(&context, RESULT, &whole).await?;
     if let Some(message) = keys::trouble(&context, query).await.map_err(failed)? {
         return Err(SourceError::Query { message });
@@ -132,7 +145,7 @@ pub(super) async fn stage_in(
         results.add(&file).await?;
     }
     faultpoint::pass("stage", Side::After).map_err(io)?;
-    Ok(StagedQuery { rows, new_rows, changing })
+    Ok(StagedQuery { rows, new_rows, changing, unread })
 }
 
 /// Where rows are that were staged before.
@@ -180,15 +193,15 @@ async fn plan(
     joins: Joins,
     is_run: bool,
 ) -> Result<QueryPlan, SourceError> {
-    let context = new_session(work, joins)?;
-    register_tables(&context, query, state, is_run).await?;
-    let options = crate::table::datafusion::execution::context::SQLOptions::new()
+    let session = new_session(work, joins)?;
+    register_tables(&session, query, state, is_run).await?;
+    let options = datafusion::execution::context::SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
         .with_allow_statements(false);
-    let frame = context.sql_with_options(&query.sql, options).await.map_err(wrong)?;
+    let frame = session.context.sql_with_options(&query.sql, options).await.map_err(wrong)?;
     let columns = compute::columns_of(query, &frame)?;
-    Ok(QueryPlan { context, frame, columns })
+    Ok(QueryPlan { session, frame, columns })
 }
 
 /// Keeps a file of the columns with the results. `work` is a local folder.

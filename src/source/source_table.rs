@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::table::datafusion::catalog::{Session, TableProvider};
-use crate::table::datafusion::common::DataFusionError;
-use crate::table::datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use crate::table::datafusion::logical_expr::{Expr, TableType};
-use crate::table::datafusion::physical_plan::ExecutionPlan;
-use crate::table::datafusion::physical_plan::stream::RecordBatchReceiverStream;
-use crate::table::datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use ::arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchReceiverStream;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 
 use super::file_format::SourceFiles;
 use super::open_source::Source;

@@ -20,9 +20,6 @@ mod statistics;
 mod store_access;
 mod txns;
 
-/// The query engine, in the version of deltalake.
-pub(crate) use deltalake::datafusion;
-
 pub use append::{Staged, Staging, writer_properties};
 pub use condition::{Condition, physical_name};
 pub use create::delta_schema;

@@ -39,7 +39,7 @@ const LAYERS: &[&[(&str, &[&str])]] = &[
         ("documents", &[]),
         ("sink", &["source"]),
         ("plan", &["source"]),
-        ("query", &["source"]),
+        ("query", &["documents", "source"]),
         ("executor", &[]),
         ("dispatch", &["executor"]),
         ("submitter", &["executor"]),
