@@ -12,9 +12,10 @@ use super::source_files::{ColumnType, OnBadRow, SourceFormat, TextEncoding};
 pub(super) struct RawSource {
     /// Delta table; or a file or directory of Parquet, CSV, TSV, JSON, Arrow IPC or Avro, the last five also
     /// compressed with gzip or zstd; folders named `column=value` become text columns. A local path, relative to the
-    /// job file, or a URL: `file://`, `s3://`, `az://`, `abfss://` or `gs://`. Keys, region and endpoint of a store
-    /// come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
-    /// `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep them. Required.
+    /// job file, or a URL: `file://`, `s3://`, `az://`, `abfss://`, `gs://`, or
+    /// `hf://datasets/<owner>/<name>[@<revision>]/<path>` for files of a dataset repository. Keys, region and endpoint
+    /// of a store come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, `HF_TOKEN`, …) and from where the store's own tools keep them. Required.
     #[schemars(length(min = 1))]
     pub(super) path: String,
     /// Whether to skip the changes of commits that delete or rewrite rows of a Delta source, instead of refusing

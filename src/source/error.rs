@@ -1,7 +1,7 @@
 //! Errors of opening and reading a source.
 
 use crate::checkpoint::FileRange;
-use crate::store::{Location, StoreError};
+use crate::store::{HubError, Location, StoreError};
 use crate::table::TableError;
 use crate::wording::counted;
 
@@ -99,6 +99,14 @@ pub enum SourceError {
         /// The reason.
         message: String,
     },
+    /// A dataset repository of Hugging Face cannot be read.
+    #[error("cannot read the source {path}: {error}")]
+    Hub {
+        /// Location of the source.
+        path: Location,
+        /// The reason.
+        error: HubError,
+    },
     /// A file cannot be staged, because of the disk.
     #[error(transparent)]
     Staging(StoreError),
@@ -128,6 +136,7 @@ impl SourceError {
             | SourceError::UnknownColumn { .. }
             | SourceError::Condition { .. }
             | SourceError::Start { .. }
+            | SourceError::Hub { .. }
             | SourceError::Staging(_)
             | SourceError::Table(_) => None,
         }
@@ -146,6 +155,7 @@ impl SourceError {
             | SourceError::Start { .. }
             | SourceError::Gap { .. }
             | SourceError::Gone { .. } => true,
+            SourceError::Hub { error, .. } => error.is_usage(),
             SourceError::File { .. } | SourceError::Staging(_) | SourceError::Table(_) => false,
         }
     }

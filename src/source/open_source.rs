@@ -24,7 +24,7 @@ use super::shape::FileShape;
 use super::staging::StagingPlace;
 use crate::checkpoint::{FileRange, PlannedBatch, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
-use crate::store::Location;
+use crate::store::{HubDataset, Location};
 use crate::table::{has_empty_log, is_delta_table, objects};
 
 /// Maximum number of row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
@@ -68,7 +68,8 @@ impl Source {
     }
 
     async fn open_with(spec: &SourceSpec, state: &Path, place: StagingPlace) -> Result<Source, SourceError> {
-        let at = &spec.location;
+        let pinned = HubDataset::pin(&spec.location).await;
+        let at = &pinned.map_err(|error| SourceError::Hub { path: spec.location.clone(), error })?;
         if at.path().is_some_and(|path| !path.exists()) {
             return Err(SourceError::Missing { path: at.clone() });
         }
@@ -103,7 +104,8 @@ impl Source {
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
-            let id = SourceId::Folder { written: spec.written.clone(), path: at.to_string() };
+            let path = at.at_revision(None).to_string();
+            let id = SourceId::Folder { written: spec.written.clone(), path };
             (files, all, filter, id, Catalog::Folder(Box::new(source)))
         };
         let noted = chosen(spec, at, &all)?;
@@ -393,6 +395,9 @@ fn check_unsupported(
     };
     let mend = match spec.columns {
         Some(_) => format!("Take it out of source.columns{text}"),
+        None if all.fields().is_empty() => {
+            format!("No column is left; rename it in the files{text}")
+        }
         None => {
             let names: Vec<&str> = all.fields().iter().map(|field| field.name().as_str()).collect();
             let line = format!("source.columns = {names:?}");

@@ -57,11 +57,19 @@ pub(super) struct StagingArea {
     /// The folder of state, with those of staged files and of notes on skipped rows.
     state: PathBuf,
     _temporary: Option<TempDir>,
-    /// Sizes and modification times of the source files.
-    files: BTreeMap<String, (u64, u64)>,
+    files: BTreeMap<String, StagingStamp>,
     kinds: Mutex<Kinds>,
     /// Held while a file is staged: one is enough for memory.
     turn: Mutex<()>,
+}
+
+/// What a staged file is named after, besides its path: size, modification time and content of its source file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StagingStamp {
+    pub(super) size: u64,
+    pub(super) modified_ms: u64,
+    /// As the listing of a store says it; empty on a local disk.
+    pub(super) content: String,
 }
 
 /// What a file turned out to be when it was staged.
@@ -79,7 +87,7 @@ pub(super) enum StagingResult {
 }
 
 impl StagingArea {
-    /// Returns the staging of a source's files, given with their sizes and modification times.
+    /// Returns the staging of a source's files.
     ///
     /// # Errors
     /// When there is no folder for staged files.
@@ -89,7 +97,7 @@ impl StagingArea {
         spec: &FilesSpec,
         state: &Path,
         place: StagingPlace,
-        files: BTreeMap<String, (u64, u64)>,
+        files: BTreeMap<String, StagingStamp>,
     ) -> Result<Arc<Self>, StoreError> {
         let (state, temporary) = match place {
             StagingPlace::StateIfThere if !state.is_dir() => {
@@ -132,9 +140,10 @@ impl StagingArea {
 
     /// Returns the name of a staged file.
     pub(super) fn name(&self, file: &str) -> String {
-        let (size, modified_ms) = self.files.get(file).copied().unwrap_or_default();
-        let root = self.root.at().to_string();
-        let parts = [root.as_bytes(), file.as_bytes(), &size.to_le_bytes(), &modified_ms.to_le_bytes()];
+        let StagingStamp { size, modified_ms, content } = self.files.get(file).cloned().unwrap_or_default();
+        let root = self.root.at().at_revision(None).to_string();
+        let (size, modified_ms) = (size.to_le_bytes(), modified_ms.to_le_bytes());
+        let parts = [root.as_bytes(), file.as_bytes(), &size, &modified_ms, content.as_bytes()];
         let reading = StagingArea::reading(self.format, &self.spec);
         let name = Fingerprint::of(parts.into_iter().chain([reading.as_bytes()])).to_string();
         format!("{name}.parquet")
@@ -212,7 +221,7 @@ impl StagingArea {
     /// When the source file is gone, or has changed since it was planned, or cannot be staged any more.
     pub(super) fn part(&self, part: &FileRange) -> Result<FileRange, SourceError> {
         let at = self.root.place(&part.file);
-        let Some((size, _)) = self.files.get(&part.file) else {
+        let Some(StagingStamp { size, .. }) = self.files.get(&part.file) else {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(SourceError::missing_file(&at, part, gone));
         };
@@ -224,6 +233,12 @@ impl StagingArea {
         let path = self.state.join(FOLDER).join(&file);
         let size = std::fs::metadata(&path).map_err(|error| SourceError::file(&at, error))?.len();
         Ok(FileRange { file, size, ..part.clone() })
+    }
+
+    /// Returns a digest of a source file; `None` if it is in a store, or cannot be read. Blocks.
+    pub(super) fn content(&self, file: &str) -> Option<String> {
+        let file = File::open(self.root.at().path()?.join(file)).ok()?;
+        Some(blake3::Hasher::new().update_reader(file).ok()?.finalize().to_hex().to_string())
     }
 
     /// Returns the name of a staged file, which is staged if it is not there. Blocks.

@@ -18,7 +18,7 @@ use crate::support::store::Store;
 use crate::support::{Outcome, World, clone, prompt_of, rows, rows_of, text_of, world_over};
 
 /// The bytes of rows in a format, by the ending of its files' names.
-fn bytes_of(ending: &str, rows: &RecordBatch) -> Vec<u8> {
+pub fn bytes_of(ending: &str, rows: &RecordBatch) -> Vec<u8> {
     let mut bytes = Vec::new();
     match ending {
         "csv" => WriterBuilder::new().build(&mut bytes).write(rows).unwrap(),

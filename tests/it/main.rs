@@ -41,6 +41,7 @@ mod features;
 mod files;
 mod forecast;
 mod foreign;
+mod hugging_face;
 mod independent;
 mod input;
 mod jobs;
