@@ -6,6 +6,7 @@
 //! kept, so that a later file does not change the type of a column.
 
 mod bad_row;
+mod carried_types;
 mod csv_rows;
 mod input;
 mod json_records;
@@ -32,6 +33,7 @@ use crate::checkpoint::FileRange;
 use crate::config::{FilesSpec, OnBadRow, SourceFormat};
 use crate::faultpoint::{self, Side};
 use crate::ident::Fingerprint;
+use crate::panics;
 use crate::store::{self, Location, StoreError};
 
 pub(super) use self::kind::{Kind, Kinds};
@@ -169,7 +171,7 @@ impl StagingArea {
         let mut skipped = SkippedRows::new(self.spec.on_bad_row);
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let input = Input { root: &self.root, path: file };
-        let staged = match self.format {
+        let stage = || match self.format {
             SourceFormat::Csv | SourceFormat::Tsv => {
                 csv_rows::stage(input, &self.spec, self.format, &kinds, &mut skipped, &to)
             }
@@ -180,6 +182,9 @@ impl StagingArea {
             SourceFormat::Avro => typed_rows::stage_avro(input, &to),
             SourceFormat::Parquet => Err(StageError::File("it is a table".into())),
         };
+        let staged = panics::catch(stage).unwrap_or_else(|message| {
+            Err(StageError::File(format!("a library that reads it has failed: {message}")))
+        });
         let note = match staged {
             Ok(note) => note,
             Err(error) => {
