@@ -27,10 +27,13 @@ use crate::event::{Event, Voice};
 use crate::ident::{Lineage, RunId};
 use crate::plan::Planner;
 use crate::sink::Sink;
-use crate::source::{MissingRows, Source};
+use crate::source::{MissingRows, Source, StagingProgress};
 use crate::table::is_delta_table;
 use crate::tally::Tally;
 use crate::wording::counted;
+
+/// Time between two messages about a file that is read before rows of it are planned.
+const READING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The opened parts of a run that is ready to begin.
 struct Started {
@@ -58,7 +61,9 @@ pub async fn run(
     let opened = unless_stopped(
         &stop,
         Box::pin(async {
-            let source = Source::open_to_run(&job.source, &job.places.state).await?;
+            let progress = StagingProgress::default();
+            let opening = Source::open_to_run(&job.source, &job.places.state, progress.clone());
+            let source = reporting(&voice, &progress, opening).await?;
             let prepared = PreparedJob::new(job, source.schema(), simulator)?;
             if is_delta_table(&job.target.location).await? {
                 check_appendable(&job.target.location)?;
@@ -85,6 +90,21 @@ pub async fn run(
     let end = session.during(work).await;
     session.release().await;
     end
+}
+
+/// Says from time to time how far a file is read, until work is done.
+async fn reporting<T>(voice: &Voice, progress: &StagingProgress, work: impl Future<Output = T>) -> T {
+    let mut work = Box::pin(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(READING_INTERVAL) => {
+                if let Some(text) = progress.text() {
+                    voice.say(&Event::Notice(&text));
+                }
+            }
+        }
+    }
 }
 
 /// Opens what a run needs besides its session: target, checkpoint, metrics, journals and enricher.

@@ -18,7 +18,7 @@ use super::known_footers::KnownFooters;
 use super::listing::{FolderListing, FoundFile, list};
 use super::position::{HeldFile, ReadProgress};
 use super::shape::Footer;
-use super::staging::{self, StagingArea, StagingPlace, StagingStamp};
+use super::staging::{self, StagingArea, StagingPlace, StagingProgress, StagingStamp};
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
 use crate::store::{DatasetPath, Location, StoreError};
@@ -62,6 +62,7 @@ impl FolderCatalog {
         spec: &SourceSpec,
         state: &Path,
         place: StagingPlace,
+        progress: StagingProgress,
     ) -> Result<(Self, SourceFiles, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
         let bytes = ByteStrings::of(spec);
         let stated = spec.files.format;
@@ -80,7 +81,8 @@ impl FolderCatalog {
                     let stamp = StagingStamp { size: file.size, modified_ms: file.modified_ms, content };
                     (file.path.clone(), stamp)
                 });
-                let staging = StagingArea::new(&root, format, &spec.files, state, place, stamps.collect());
+                let staging =
+                    StagingArea::new(&root, format, &spec.files, state, place, stamps.collect(), progress);
                 let staging = staging.map_err(SourceError::Staging)?;
                 (SourceFiles::staged(root.clone(), staging), StagingArea::reading(format, &spec.files))
             }

@@ -33,3 +33,4 @@ pub use position::{HeldFile, Lag, NextFile, NextRows};
 pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
+pub use staging::StagingProgress;

@@ -21,7 +21,7 @@ use super::position::{HeldFile, Lag, NextFile, NextRows, ReadProgress};
 use super::reader::RowReader;
 use super::row_mask::RowMask;
 use super::shape::FileShape;
-use super::staging::StagingPlace;
+use super::staging::{StagingPlace, StagingProgress};
 use crate::checkpoint::{FileRange, PlannedBatch, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
 use crate::store::{HubDataset, Location};
@@ -56,18 +56,28 @@ impl Source {
     /// # Errors
     /// When the source does not exist, is neither a table nor files, or has something that cannot be read.
     pub async fn open(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
-        Source::open_with(spec, state, StagingPlace::StateIfThere).await
+        Source::open_with(spec, state, StagingPlace::StateIfThere, StagingProgress::default()).await
     }
 
-    /// Opens a source for a run: as [`Source::open`], and files that are no tables are staged in `state`.
+    /// Opens a source for a run: as [`Source::open`], and files that are no tables are staged in `state`. `progress` tells
+    /// meanwhile how far that is.
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub async fn open_to_run(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
-        Source::open_with(spec, state, StagingPlace::State).await
+    pub async fn open_to_run(
+        spec: &SourceSpec,
+        state: &Path,
+        progress: StagingProgress,
+    ) -> Result<Source, SourceError> {
+        Source::open_with(spec, state, StagingPlace::State, progress).await
     }
 
-    async fn open_with(spec: &SourceSpec, state: &Path, place: StagingPlace) -> Result<Source, SourceError> {
+    async fn open_with(
+        spec: &SourceSpec,
+        state: &Path,
+        place: StagingPlace,
+        progress: StagingProgress,
+    ) -> Result<Source, SourceError> {
         let pinned = HubDataset::pin(&spec.location).await;
         let at = &pinned.map_err(|error| SourceError::Hub { path: spec.location.clone(), error })?;
         if at.path().is_some_and(|path| !path.exists()) {
@@ -100,7 +110,8 @@ impl Source {
                     message: "files have no versions; take the key out".into(),
                 });
             }
-            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec, state, place).await?;
+            let (mut source, files, all, unsupported) =
+                FolderCatalog::open(at, spec, state, place, progress).await?;
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;

@@ -1,7 +1,7 @@
 //! Files that are no tables, written as Parquet before rows of them are planned.
 //!
-//! A staged file is named after its source file, that file's size and modification time, and the way in which it is
-//! read. It is there as a whole or not at all (test `files::a_kill_while_staging_loses_and_doubles_nothing`), and
+//! A staged file is named after its source file, that file's size, modification time and, in a store, ETag, and the way
+//! in which it is read. It is there as a whole or not at all (test `files::a_kill_while_staging_loses_and_doubles_nothing`), and
 //! may be lost: it is written again when it is needed, with the same rows. Kinds of columns that were inferred once are
 //! kept, so that a later file does not change the type of a column.
 
@@ -13,6 +13,7 @@ mod json_records;
 mod json_rows;
 mod kind;
 mod parquet_file;
+mod progress;
 mod typed_rows;
 
 use std::collections::{BTreeMap, HashSet};
@@ -37,6 +38,7 @@ use crate::panics;
 use crate::store::{self, Location, StoreError};
 
 pub(super) use self::kind::{Kind, Kinds};
+pub use self::progress::StagingProgress;
 
 const FOLDER: &str = "staged";
 const SKIPPED_FOLDER: &str = "skipped";
@@ -61,6 +63,7 @@ pub(super) struct StagingArea {
     _temporary: Option<TempDir>,
     files: BTreeMap<String, StagingStamp>,
     kinds: Mutex<Kinds>,
+    progress: StagingProgress,
     /// Held while a file is staged: one is enough for memory.
     turn: Mutex<()>,
 }
@@ -100,6 +103,7 @@ impl StagingArea {
         state: &Path,
         place: StagingPlace,
         files: BTreeMap<String, StagingStamp>,
+        progress: StagingProgress,
     ) -> Result<Arc<Self>, StoreError> {
         let (state, temporary) = match place {
             StagingPlace::StateIfThere if !state.is_dir() => {
@@ -112,7 +116,8 @@ impl StagingArea {
         store::create_folder(&state.join(FOLDER))?;
         let (kinds, turn) = (Mutex::default(), Mutex::default());
         let (root, spec) = (root.clone(), spec.clone());
-        Ok(Arc::new(StagingArea { root, format, spec, state, _temporary: temporary, files, kinds, turn }))
+        let _temporary = temporary;
+        Ok(Arc::new(StagingArea { root, format, spec, state, _temporary, files, kinds, progress, turn }))
     }
 
     /// Returns a name for the way in which files are read.
@@ -170,7 +175,9 @@ impl StagingArea {
         }
         let mut skipped = SkippedRows::new(self.spec.on_bad_row);
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let input = Input { root: &self.root, path: file };
+        let input = Input { root: &self.root, path: file, progress: &self.progress };
+        let size = self.files.get(file).map_or(0, |stamp| stamp.size);
+        self.progress.begin(self.root.place(file), size);
         let stage = || match self.format {
             SourceFormat::Csv | SourceFormat::Tsv => {
                 csv_rows::stage(input, &self.spec, self.format, &kinds, &mut skipped, &to)
@@ -185,6 +192,7 @@ impl StagingArea {
         let staged = panics::catch(stage).unwrap_or_else(|message| {
             Err(StageError::File(format!("a library that reads it has failed: {message}")))
         });
+        self.progress.end();
         let note = match staged {
             Ok(note) => note,
             Err(error) => {

@@ -101,7 +101,7 @@ async fn the_token_goes_to_no_other_host() {
 async fn refusals_that_pass_cost_time_alone() {
     let hub = Hub::start(None).await;
     hub.commit(&[("a.csv", Some(bytes_of("csv", &rows(0..40))))]);
-    let of = |status, retry_after| Refusal { status, retry_after };
+    let of = |status, retry_after| Refusal { status, retry_after, is_of_part: false };
     let world = world_of("").await;
     hub.refuse([of(503, None), of(429, Some(1)), of(500, None), of(429, None), of(504, None)]);
     run(&world, &hub, &[]).await.assert_status(0);
@@ -113,6 +113,17 @@ async fn refusals_that_pass_cost_time_alone() {
     refused.assert_status(1).assert_says("asks to wait for 3600 s");
     hub.refuse([of(403, None)]);
     run(&world, &hub, &[]).await.assert_status(2).assert_says("the server answers 403");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_long_in_reading_is_named_meanwhile() {
+    let hub = Hub::start(None).await;
+    hub.commit(&[("a.csv", Some(bytes_of("csv", &rows(0..40))))]);
+    // Longer than the time between two messages.
+    hub.refuse([Refusal { status: 429, retry_after: Some(6), is_of_part: true }]);
+    let world = world_of("").await;
+    let ended = run(&world, &hub, &[]).await;
+    ended.assert_status(0).assert_says("a.csv: 0 of 1 MB");
 }
 
 #[tokio::test(flavor = "multi_thread")]

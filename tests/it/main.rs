@@ -49,6 +49,7 @@ mod keys;
 mod limits;
 mod machines;
 mod metrics;
+mod newcomers;
 mod pipelines;
 mod plans;
 mod readme;

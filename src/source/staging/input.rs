@@ -8,6 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::bad_row::StageError;
+use super::progress::StagingProgress;
 use crate::source::file::{Root, SourceFile};
 
 /// Largest record of a text file, in bytes.
@@ -21,6 +22,7 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 pub(super) struct Input<'a> {
     pub(super) root: &'a Root,
     pub(super) path: &'a str,
+    pub(super) progress: &'a StagingProgress,
 }
 
 impl Input<'_> {
@@ -30,7 +32,7 @@ impl Input<'_> {
     /// When it cannot be opened, or is empty.
     pub(super) fn bytes(self) -> Result<BufReader<Box<dyn Read>>, StageError> {
         let file = self.root.open(self.path)?.get_read(0).map_err(io::Error::other)?;
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, self.progress.counted(file));
         let start = file.fill_buf()?;
         if start.is_empty() {
             return Err(StageError::Empty);

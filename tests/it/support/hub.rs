@@ -23,6 +23,8 @@ const PAGE_ENTRIES: usize = 2;
 pub struct Refusal {
     pub status: u16,
     pub retry_after: Option<u64>,
+    /// Whether it is for a request of a part of a file.
+    pub is_of_part: bool,
 }
 
 /// The two servers; they end with this value.
@@ -139,7 +141,9 @@ async fn answer(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let (path, query) = (parts.uri.path().to_owned(), parts.uri.query().unwrap_or_default().to_owned());
     inner.requests.lock().unwrap().push((path.clone(), parts.headers.contains_key("range")));
-    if let Some(refusal) = inner.refusals.lock().unwrap().pop_front() {
+    let is_of_part = parts.headers.contains_key("range");
+    let refusal = inner.refusals.lock().unwrap().pop_front_if(|refusal| is_of_part || !refusal.is_of_part);
+    if let Some(refusal) = refusal {
         let status = StatusCode::from_u16(refusal.status).unwrap();
         let mut response = (status, "busy").into_response();
         if let Some(seconds) = refusal.retry_after {
