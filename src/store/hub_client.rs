@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,10 +27,15 @@ const TIMEOUT: Duration = Duration::from_secs(120);
 /// Time for a request and all of its repetitions.
 const PATIENCE: Duration = Duration::from_secs(180);
 const FIRST_DELAY: Duration = Duration::from_millis(100);
+/// Number of requests to a server that has not answered this process yet.
+const FIRST_TRIES: u32 = 5;
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// What delays grow by.
 const GROWTH: u32 = 4;
 const MOST_MESSAGE_CHARS: usize = 300;
+
+/// Whether the server has answered this process: one that does not answer at all fails a run at once.
+static HAS_ANSWERED: AtomicBool = AtomicBool::new(false);
 
 /// Why a repository cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -186,6 +192,11 @@ impl HubClient {
                 Err(FailedAttempt::Final(error)) => return Err(error),
                 Err(FailedAttempt::Passing(error, asked)) => (error, asked),
             };
+            let is_absent =
+                matches!(error, HubError::NoAnswer { .. }) && !HAS_ANSWERED.load(Ordering::Relaxed);
+            if is_absent && times >= FIRST_TRIES {
+                return Err(error);
+            }
             let delay = jitter.full(most) + asked.unwrap_or_default();
             most = (most * GROWTH).min(MAX_DELAY);
             if clock::now() - started + delay > PATIENCE {
@@ -209,6 +220,7 @@ impl HubClient {
             FailedAttempt::Passing(HubError::NoAnswer { message: innermost(error), times }, None)
         };
         let response = response.map_err(|error| no_answer(&error))?;
+        HAS_ANSWERED.store(true, Ordering::Relaxed);
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (status, asked) = (response.status().as_u16(), header("retry-after"));
         let next = header("link").and_then(|links| next_page(&links, url));

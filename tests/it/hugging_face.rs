@@ -146,6 +146,8 @@ async fn what_is_not_there_is_named() {
         .assert_says("hf://datasets/owner/other/a.csv: the server answers 404 (Repository");
     let refused = run(&world, &hub, &[("HF_ENDPOINT", "nowhere")]).await;
     refused.assert_status(2).assert_says("HF_ENDPOINT is set to what is no URL");
+    let refused = run(&world, &hub, &[("HF_ENDPOINT", "http://127.0.0.1:9")]).await;
+    refused.assert_status(1).assert_says("the server does not answer").assert_says("5 times in all");
 }
 
 #[tokio::test(flavor = "multi_thread")]
