@@ -193,7 +193,8 @@ impl Checker<'_> {
         if written.trim().is_empty() {
             return Err(self.wrong(key, "is empty"));
         }
-        Location::resolve(written, self.folder).map_err(|error| self.wrong(key, error.to_string()))
+        let resolve = if key == "source.path" { Location::resolve } else { Location::resolve_to_write };
+        resolve(written, self.folder).map_err(|error| self.wrong(key, error.to_string()))
     }
 
     pub(super) fn local(&self, key: &str, written: &str) -> Result<PathBuf, ConfigError> {

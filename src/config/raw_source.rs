@@ -14,10 +14,11 @@ use super::source_spec::OnUnsupported;
 pub(super) struct RawSource {
     /// Delta table; or a file or directory of Parquet, CSV, TSV, JSON, Arrow IPC or Avro, the last five also
     /// compressed with gzip or zstd; folders named `column=value` become text columns. A local path, relative to the
-    /// job file, or a URL: `file://`, `s3://`, `az://`, `abfss://` or `gs://`. Keys, region and endpoint of a store
-    /// come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
-    /// `GOOGLE_APPLICATION_CREDENTIALS`, …) and from where the store's own tools keep them. Default: none, where there
-    /// is a `query`.
+    /// job file, or a URL: `file://`, `s3://`, `az://`, `abfss://`, `gs://`, or
+    /// `hf://datasets/<owner>/<name>[@<revision>]/<path>` for files of a dataset repository. Keys, region and endpoint
+    /// of a store come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME`,
+    /// `GOOGLE_APPLICATION_CREDENTIALS`, `HF_TOKEN`, …) and from where the store's own tools keep them. Default: none,
+    /// where there is a `query`.
     #[serde(default)]
     #[schemars(length(min = 1))]
     pub(super) path: String,

@@ -36,7 +36,7 @@ impl Destination {
         if written == "-" {
             return Ok((Destination::StandardOutput, format.ok_or_else(unknown)?));
         }
-        let at = Location::resolve(written, folder).map_err(ExportError::Location)?;
+        let at = Location::resolve_to_write(written, folder).map_err(ExportError::Location)?;
         if written.ends_with('/') || at.path().is_some_and(Path::is_dir) {
             return Ok((Destination::Folder(at), format.unwrap_or(ExportFormat::Parquet)));
         }

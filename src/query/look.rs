@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 
 use super::results::QueryResults;
-use super::stage::{StagedQuery, stage_in};
+use super::stage::{Place, StagedQuery, stage_in};
 use crate::config::{Job, SourceSpec};
 use crate::source::SourceError;
 use crate::store::{Folder, Location, StoreError};
@@ -37,6 +37,6 @@ pub async fn look(job: &Job, home: &Folder) -> Result<QueryLook, SourceError> {
     let source = SourceSpec { location, ..job.source.clone() };
     let work = folder.path().join("work");
     crate::store::create_folder(&work)?;
-    let staged = stage_in(job, query, &copies, Some(&source), &work).await?;
+    let staged = stage_in(job, query, &copies, Place::Elsewhere(&source), &work).await?;
     Ok(QueryLook { source, staged: Some(staged), _folder: Some(folder) })
 }

@@ -12,7 +12,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use crate::checkpoint::Position;
 use crate::config::{QuerySpec, QueryTable, TableRows};
 use crate::documents::{self, DocumentSettings, DocumentTable, UnreadDocuments};
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, StagingProgress};
 use crate::table::{Table, is_delta_table};
 
 /// Memory of a query in bytes; beyond it, sorts, joins and groups go to the disk.
@@ -56,15 +56,15 @@ pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<QuerySession, So
 }
 
 /// Registers the tables of a query. `state` is the local folder with what earlier runs found out about files; it is
-/// written if `is_run`.
+/// written if there is a `progress`, in which is told how far they are read.
 pub(super) async fn register_tables(
     session: &QuerySession,
     query: &QuerySpec,
     state: &Path,
-    is_run: bool,
+    progress: Option<&StagingProgress>,
 ) -> Result<(), SourceError> {
     for table in &query.tables {
-        register(session, table, &state.join("tables").join(&table.name), is_run).await?;
+        register(session, table, &state.join("tables").join(&table.name), progress).await?;
     }
     Ok(())
 }
@@ -73,7 +73,7 @@ async fn register(
     session: &QuerySession,
     table: &QueryTable,
     state: &Path,
-    is_run: bool,
+    progress: Option<&StagingProgress>,
 ) -> Result<(), SourceError> {
     let name = table.name.as_str();
     let QuerySession { context, unread } = session;
@@ -100,11 +100,11 @@ async fn register(
         let message = "files have no versions; take the key out".to_owned();
         return Err(SourceError::Start { path: at.clone(), key: "table.version", message });
     }
-    let mut source = match is_run {
-        true => Source::open_to_run(spec, state).await?,
-        false => Source::open(spec, state).await?,
+    let mut source = match progress {
+        Some(progress) => Source::open_to_run(spec, state, progress.clone()).await?,
+        None => Source::open(spec, state).await?,
     };
-    if is_run {
+    if progress.is_some() {
         source.save_state();
         // Staged files whose file is gone are of no use.
         source.remove_staged(&Position::Start, &[]);

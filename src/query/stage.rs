@@ -17,7 +17,7 @@ use crate::config::{Job, QuerySpec, SourceSpec};
 use crate::documents::UnreadReport;
 use crate::faultpoint::{self, Side};
 use crate::ident::Fingerprint;
-use crate::source::{Source, SourceError};
+use crate::source::{Source, SourceError, StagingProgress};
 use crate::store::{self, Folder, StoreError};
 use crate::table::{Table, is_delta_table};
 use crate::wording::counted;
@@ -27,6 +27,31 @@ const WORK: &str = "query-work";
 
 /// Number of documents that cannot be read which a message names.
 const EXAMPLES: usize = 3;
+
+/// Where the results of a query are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'a> {
+    /// With the checkpoint. The job's local state is written, and how far files are read is told.
+    Job(&'a StagingProgress),
+    /// Elsewhere, as this source has them.
+    Elsewhere(&'a SourceSpec),
+}
+
+impl<'a> Place<'a> {
+    fn progress(self) -> Option<&'a StagingProgress> {
+        match self {
+            Place::Job(progress) => Some(progress),
+            Place::Elsewhere(_) => None,
+        }
+    }
+
+    fn source(self, job: &'a Job) -> &'a SourceSpec {
+        match self {
+            Place::Job(_) => &job.source,
+            Place::Elsewhere(source) => source,
+        }
+    }
+}
 
 /// What the computation of a query has brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,11 +94,11 @@ struct QueryPlan {
 ///
 /// # Errors
 /// When the query is wrong, or a table cannot be read.
-pub async fn prepare(job: &Job, home: &Folder) -> Result<(), SourceError> {
+pub async fn prepare(job: &Job, home: &Folder, progress: &StagingProgress) -> Result<(), SourceError> {
     let Some(query) = &job.source.query else { return Ok(()) };
     let results = QueryResults::in_folder(home);
     let work = WorkFolder::new(job)?;
-    let planned = plan(query, &job.places.state, &work.0, Joins::Hash, true).await?;
+    let planned = plan(query, &job.places.state, &work.0, Joins::Hash, Some(progress)).await?;
     put_columns(&results, &planned.columns, &work.0).await
 }
 
@@ -82,21 +107,26 @@ pub async fn prepare(job: &Job, home: &Folder) -> Result<(), SourceError> {
 ///
 /// # Errors
 /// When the query is wrong or cannot be computed, and when its keys do not tell its rows apart.
-pub async fn stage(job: &Job, home: &Folder, checkpoint: &Checkpoint) -> Result<StagedQuery, SourceError> {
+pub async fn stage(
+    job: &Job,
+    home: &Folder,
+    checkpoint: &Checkpoint,
+    progress: &StagingProgress,
+) -> Result<StagedQuery, SourceError> {
     let Some(query) = &job.source.query else { return Ok(StagedQuery::default()) };
     let results = QueryResults::in_folder(home);
     results.remove_unneeded(&checkpoint.position, &checkpoint.planned).await?;
     let work = WorkFolder::new(job)?;
-    stage_in(job, query, &results, None, &work.0).await
+    stage_in(job, query, &results, Place::Job(progress), &work.0).await
 }
 
 /// Adds the rows that neither the target nor the results have to the results, by files in the local folder `work`.
-/// `look` is the source of the results where they are not the job's own; the job's state is not written then.
+
 pub(super) async fn stage_in(
     job: &Job,
     query: &QuerySpec,
     results: &QueryResults,
-    look: Option<&SourceSpec>,
+    place: Place<'_>,
     work: &Path,
 ) -> Result<StagedQuery, SourceError> {
     let io = |error| SourceError::Staging(StoreError::of("stage in", work)(error));
@@ -115,7 +145,7 @@ pub(super) async fn stage_in(
         |error: &DataFusionError| matches!(error.find_root(), DataFusionError::ResourcesExhausted(_));
     let mut joins = Joins::Hash;
     let (planned, rows) = loop {
-        let planned = plan(query, state, work, joins, look.is_none()).await?;
+        let planned = plan(query, state, work, joins, place.progress()).await?;
         match compute::write(planned.frame.clone(), &planned.columns, &whole, is_numbered).await {
             Ok(rows) => break (planned, rows),
             // With a join that goes to the disk it may fit.
@@ -135,7 +165,7 @@ pub(super) async fn stage_in(
     let mut new_rows = rows;
     let mut file = whole;
     if is_numbered {
-        let tables = known.register(&context, query, look.unwrap_or(&job.source), state).await?;
+        let tables = known.register(&context, query, place.source(job), state).await?;
         let names: Vec<String> = planned.columns.fields().iter().map(|field| field.name().clone()).collect();
         let frame = context.sql(&keys::unknown_rows(query, &names, tables)).await.map_err(failed)?;
         file = work.join("new.parquet");
@@ -191,10 +221,10 @@ async fn plan(
     state: &Path,
     work: &Path,
     joins: Joins,
-    is_run: bool,
+    progress: Option<&StagingProgress>,
 ) -> Result<QueryPlan, SourceError> {
     let session = new_session(work, joins)?;
-    register_tables(&session, query, state, is_run).await?;
+    register_tables(&session, query, state, progress).await?;
     let options = datafusion::execution::context::SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)

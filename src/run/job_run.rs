@@ -28,11 +28,14 @@ use crate::ident::{Lineage, RunId};
 use crate::plan::Planner;
 use crate::query::{self, QueryResults};
 use crate::sink::Sink;
-use crate::source::{MissingRows, Source};
+use crate::source::{MissingRows, Source, StagingProgress};
 use crate::store::Folder;
 use crate::table::is_delta_table;
 use crate::tally::Tally;
 use crate::wording::counted;
+
+/// Time between two messages about a file that is read before rows of it are planned.
+const READING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The opened parts of a run that is ready to begin.
 struct Started {
@@ -62,14 +65,15 @@ pub async fn run(
         Box::pin(async {
             let session = async || Session::open(job, Scope::Run, RunId::random()).await;
             if job.source.query.is_none() {
-                let (source, prepared) = open(job, options.begin, simulator).await?;
+                let (source, prepared) = open(job, options.begin, simulator, &voice).await?;
                 return Ok((source, prepared, session().await?));
             }
             // What a query has brought lies with the checkpoint, so the job is to be held.
             let session = session().await?;
             let opened = async {
-                query::prepare(job, session.home()).await?;
-                open(job, options.begin, simulator).await
+                let progress = StagingProgress::default();
+                reporting(&voice, &progress, query::prepare(job, session.home(), &progress)).await?;
+                open(job, options.begin, simulator, &voice).await
             };
             match opened.await {
                 Ok((source, prepared)) => Ok((source, prepared, session)),
@@ -99,8 +103,15 @@ pub async fn run(
 }
 
 /// Opens the source, and checks that the job fits it and that the target can be written.
-async fn open(job: &Job, begin: Begin, simulator: Option<&Url>) -> Result<(Source, PreparedJob), RunError> {
-    let source = Source::open_to_run(&job.source, &job.places.state).await?;
+async fn open(
+    job: &Job,
+    begin: Begin,
+    simulator: Option<&Url>,
+    voice: &Voice,
+) -> Result<(Source, PreparedJob), RunError> {
+    let progress = StagingProgress::default();
+    let opening = Source::open_to_run(&job.source, &job.places.state, progress.clone());
+    let source = reporting(voice, &progress, opening).await?;
     let prepared = PreparedJob::new(job, source.schema(), simulator)?;
     if is_delta_table(&job.target.location).await? {
         check_appendable(&job.target.location)?;
@@ -118,11 +129,28 @@ async fn compute_query(
     checkpoint: &Checkpoint,
     voice: &Voice,
 ) -> Result<Source, RunError> {
-    let staged = query::stage(job, home, checkpoint).await?;
+    let progress = StagingProgress::default();
+    let staging = query::stage(job, home, checkpoint, &progress);
+    let staged = reporting(voice, &progress, Box::pin(staging)).await?;
     voice.say(&Event::Notice(&staged.to_string()));
-    let mut source = Source::open_to_run(&job.source, &job.places.state).await?;
+    let mut source = Source::open_to_run(&job.source, &job.places.state, progress).await?;
     source.save_state();
     Ok(source)
+}
+
+/// Says from time to time how far a file is read, until work is done.
+async fn reporting<T>(voice: &Voice, progress: &StagingProgress, work: impl Future<Output = T>) -> T {
+    let mut work = Box::pin(work);
+    loop {
+        tokio::select! {
+            done = &mut work => return done,
+            () = tokio::time::sleep(READING_INTERVAL) => {
+                if let Some(text) = progress.text() {
+                    voice.say(&Event::Notice(&text));
+                }
+            }
+        }
+    }
 }
 
 /// Opens what a run needs besides its session: target, checkpoint, metrics, journals and enricher.

@@ -1,7 +1,7 @@
 //! Errors of opening and reading a source.
 
 use crate::checkpoint::FileRange;
-use crate::store::{Location, StoreError};
+use crate::store::{HubError, Location, StoreError};
 use crate::table::TableError;
 use crate::wording::counted;
 
@@ -111,6 +111,14 @@ pub enum SourceError {
         /// The reason.
         message: String,
     },
+    /// A dataset repository of Hugging Face cannot be read.
+    #[error("cannot read the source {path}: {error}")]
+    Hub {
+        /// Location of the source.
+        path: Location,
+        /// The reason.
+        error: HubError,
+    },
     /// A file cannot be staged, because of the disk.
     #[error(transparent)]
     Staging(#[from] StoreError),
@@ -142,6 +150,7 @@ impl SourceError {
             | SourceError::Start { .. }
             | SourceError::Query { .. }
             | SourceError::QueryFailed { .. }
+            | SourceError::Hub { .. }
             | SourceError::Staging(_)
             | SourceError::Table(_) => None,
         }
@@ -161,6 +170,7 @@ impl SourceError {
             | SourceError::Query { .. }
             | SourceError::Gap { .. }
             | SourceError::Gone { .. } => true,
+            SourceError::Hub { error, .. } => error.is_usage(),
             SourceError::File { .. }
             | SourceError::QueryFailed { .. }
             | SourceError::Staging(_)

@@ -14,7 +14,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use tokio::runtime::Handle;
 
 use super::SourceError;
-use crate::store::Location;
+use crate::store::{Location, without_store_name};
 use crate::table::objects;
 
 /// Bytes that are fetched from a store at once: pages are read one after the other, in columns side by side.
@@ -135,7 +135,7 @@ fn elsewhere(file: &str) -> Option<Location> {
 fn of_store(error: object_store::Error) -> io::Error {
     match error {
         object_store::Error::NotFound { .. } => io::Error::new(io::ErrorKind::NotFound, error),
-        error => io::Error::other(error),
+        error => io::Error::other(without_store_name(error)),
     }
 }
 

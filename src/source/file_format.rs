@@ -8,8 +8,9 @@
 mod lines;
 mod parquet;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::arrow::datatypes::Schema;
 use ::arrow::record_batch::RecordBatch;
@@ -130,6 +131,8 @@ impl FileFormat {
 pub struct SourceFiles {
     root: Root,
     reading: Reading,
+    /// Files that are not what they were when they were read, each with a message.
+    refused: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// How the files of a source are read.
@@ -141,8 +144,15 @@ enum Reading {
     Lines,
 }
 
-/// The footer of a file, and the kinds of its columns if they were inferred.
-pub(super) type LookedAt = (Footer, Vec<(String, Kind)>);
+/// What a look at a file has found.
+#[derive(Debug)]
+pub(super) struct LookedAt {
+    pub(super) footer: Footer,
+    /// Kinds of the columns, if they were inferred.
+    pub(super) kinds: Vec<(String, Kind)>,
+    /// Identifies the content; `None` if that takes to read the file once more from a store.
+    pub(super) content: Option<String>,
+}
 
 impl From<Location> for SourceFiles {
     fn from(at: Location) -> Self {
@@ -152,16 +162,16 @@ impl From<Location> for SourceFiles {
 
 impl SourceFiles {
     pub(super) fn parquet(root: Root, bytes: ByteStrings) -> Self {
-        SourceFiles { root, reading: Reading::Parquet(bytes) }
+        SourceFiles { root, reading: Reading::Parquet(bytes), refused: Arc::default() }
     }
 
     pub(super) fn staged(root: Root, staging: Arc<StagingArea>) -> Self {
-        SourceFiles { root, reading: Reading::Staged(staging) }
+        SourceFiles { root, reading: Reading::Staged(staging), refused: Arc::default() }
     }
 
     #[cfg(test)]
     pub(super) fn lines(root: Root) -> Self {
-        SourceFiles { root, reading: Reading::Lines }
+        SourceFiles { root, reading: Reading::Lines, refused: Arc::default() }
     }
 
     pub(super) fn root(&self) -> &Root {
@@ -173,6 +183,22 @@ impl SourceFiles {
         if let Reading::Staged(staging) = &self.reading {
             staging.set_kinds(kinds);
         }
+    }
+
+    /// Sets the files that are not read, each with a message.
+    pub(super) fn refuse(&self, files: BTreeMap<String, String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = files;
+    }
+
+    /// Reads a file all the same. Returns whether it was refused.
+    pub(super) fn accept(&self, path: &str) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).remove(path).is_some()
+    }
+
+    /// Returns why a file is not read, or `None` if it is.
+    pub(super) fn refusal(&self, path: &str) -> Option<SourceError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.get(path).map(|message| SourceError::file(&self.root.place(path), message))
     }
 
     /// Returns the path of a note on the skipped rows of a file.
@@ -200,26 +226,27 @@ impl SourceFiles {
     /// # Errors
     /// When a staged file cannot be written.
     pub(super) fn look(&self, path: &str, again: bool) -> Result<LookedAt, SourceError> {
-        let footer = match &self.reading {
+        let (footer, content) = match &self.reading {
             Reading::Parquet(bytes) => parquet::look(&self.root, path, *bytes),
             Reading::Staged(staging) => match staging.stage(path, again)? {
-                StagingResult::Empty => Footer::Missing,
-                StagingResult::Wrong(message) => Footer::Damaged(message),
+                StagingResult::Empty => (Footer::Missing, None),
+                StagingResult::Wrong(message) => (Footer::Damaged(message), None),
                 StagingResult::Whole { kinds, skipped: count } => {
-                    let footer = parquet::look(&staging.root(), &staging.name(path), ByteStrings::default());
+                    let (footer, _) =
+                        parquet::look(&staging.root(), &staging.name(path), ByteStrings::default());
                     let footer = match footer {
                         Footer::Whole { rows, columns, .. } => {
                             Footer::Whole { rows, columns, skipped: count }
                         }
                         other => other,
                     };
-                    return Ok((footer, kinds));
+                    return Ok(LookedAt { footer, kinds, content: staging.content(path) });
                 }
             },
             #[cfg(test)]
-            Reading::Lines => lines::look(&self.root, path),
+            Reading::Lines => (lines::look(&self.root, path), None),
         };
-        Ok((footer, Vec::new()))
+        Ok(LookedAt { footer, kinds: Vec::new(), content })
     }
 
     /// Reads the number and size of a file's rows. `columns` are the columns that are read: only these count. Blocks.
@@ -273,6 +300,9 @@ impl SourceFiles {
         kept: &RowMask,
         noted: &Schema,
     ) -> Result<(Pieces, u64), SourceError> {
+        if let Some(refusal) = self.refusal(&part.file) {
+            return Err(refusal);
+        }
         match &self.reading {
             Reading::Parquet(bytes) => {
                 let (pieces, before) = parquet::open(&self.root, part, kept, noted, *bytes)?;

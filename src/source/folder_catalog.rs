@@ -13,15 +13,15 @@ use super::SourceError;
 use super::columns::{MergedColumns, UnsupportedColumn};
 use super::file::Root;
 use super::file_format::ByteStrings;
-use super::file_format::{FileFormat, SourceFiles};
+use super::file_format::{FileFormat, LookedAt, SourceFiles};
 use super::known_footers::KnownFooters;
 use super::listing::{FolderListing, FoundFile, list};
 use super::position::{HeldFile, ReadProgress};
 use super::shape::Footer;
-use super::staging::{self, StagingArea, StagingPlace};
+use super::staging::{self, StagingArea, StagingPlace, StagingProgress, StagingStamp};
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
-use crate::store::{Location, StoreError};
+use crate::store::{DatasetPath, Location, StoreError};
 use crate::table::delta_schema;
 use crate::wording::counted;
 
@@ -64,17 +64,27 @@ impl FolderCatalog {
         spec: &SourceSpec,
         state: &Path,
         place: StagingPlace,
+        progress: StagingProgress,
     ) -> Result<(Self, SourceFiles, SchemaRef, Vec<UnsupportedColumn>), SourceError> {
         let bytes = ByteStrings::of(spec);
         let stated = spec.files.format;
         let FolderListing { root, format, mut files, mut left_out } =
             list(at, stated, &FileFormat::all(stated, bytes)).await?;
         files.sort_by(|a, b| (a.modified_ms, &a.path).cmp(&(b.modified_ms, &b.path)));
+        if matches!(format, FileFormat::Parquet(_)) && at.dataset().is_none() {
+            // A store may give a new ETag to the same bytes; a footer is read at little cost.
+            files.iter_mut().for_each(|file| file.content = None);
+        }
         let (source_files, reading) = match format {
             FileFormat::Parquet(bytes) => (SourceFiles::parquet(root.clone(), bytes), format!("{format:?}")),
             FileFormat::Staged(format) => {
-                let stamps = files.iter().map(|file| (file.path.clone(), (file.size, file.modified_ms)));
-                let staging = StagingArea::new(&root, format, &spec.files, state, place, stamps.collect());
+                let stamps = files.iter().map(|file| {
+                    let content = file.content.clone().unwrap_or_default();
+                    let stamp = StagingStamp { size: file.size, modified_ms: file.modified_ms, content };
+                    (file.path.clone(), stamp)
+                });
+                let staging =
+                    StagingArea::new(&root, format, &spec.files, state, place, stamps.collect(), progress);
                 let staging = staging.map_err(SourceError::Staging)?;
                 (SourceFiles::staged(root.clone(), staging), StagingArea::reading(format, &spec.files))
             }
@@ -82,7 +92,7 @@ impl FolderCatalog {
             FileFormat::Lines => (SourceFiles::lines(root.clone()), format!("{format:?}")),
         };
         let mut known_footers = KnownFooters::load(state, root.at(), reading);
-        look(&source_files, &mut files, &mut known_footers).await?;
+        look(at, &source_files, &mut files, &mut known_footers).await?;
         left_out.extend(skipped_rows(&source_files, &files));
         // If no file is whole, the error is about the first one.
         let is_whole = |file: &&FoundFile| matches!(file.footer, Footer::Whole { .. });
@@ -96,7 +106,7 @@ impl FolderCatalog {
             );
             return Err(SourceError::Unsupported { path: at.clone(), what });
         }
-        let (schema, unsupported) = schema_of(&root, &files, first, spec.on_unsupported)?;
+        let (schema, unsupported) = schema_of(&root, format, &files, first, spec.on_unsupported)?;
         let unfinished = BTreeSet::new();
         let source = FolderCatalog {
             source_files: source_files.clone(),
@@ -175,12 +185,15 @@ impl FolderCatalog {
         };
         let first = self.first_candidate(seen);
         if first == 0 {
-            self.check_sizes(seen)?;
+            self.check_unchanged(seen)?;
+            self.accept_unread(seen)?;
         }
         if let Some((name, row)) = partial {
             let mut files = self.files[first.saturating_sub(1)..].iter().chain(&self.files);
             let file = files.find(|file| file.path == *name).ok_or_else(|| {
-                SourceError::file(&self.root.place(name), "it is gone, and not all of its rows are read")
+                self.source_files.refusal(name).unwrap_or_else(|| {
+                    SourceError::file(&self.root.place(name), "it is gone, and not all of its rows are read")
+                })
             })?;
             return Ok(Some(part(file, *row)));
         }
@@ -227,9 +240,16 @@ impl FolderCatalog {
 
     /// Returns a description of the source for messages.
     pub(super) fn what(&self) -> String {
+        let dataset = self.at.dataset();
+        let commit = dataset.as_ref().and_then(DatasetPath::revision);
+        let at_commit = commit.map_or_else(String::new, |commit| format!(", commit {commit}"));
         match self.root.at() == &self.at {
-            true => format!("{} folder, {}", self.format.name(), counted(self.files.len() as u64, "file")),
-            false => format!("{} file", self.format.name()),
+            true => format!(
+                "{} folder, {}{at_commit}",
+                self.format.name(),
+                counted(self.files.len() as u64, "file")
+            ),
+            false => format!("{} file{at_commit}", self.format.name()),
         }
     }
 
@@ -284,13 +304,13 @@ impl FolderCatalog {
     /// were read and no longer exist.
     ///
     /// # Errors
-    /// When the size of a file has changed since it was read.
+    /// When a file has changed since it was read.
     pub(super) fn parts_before(
         &self,
         position: &Position,
     ) -> Result<(Vec<FileRange>, Vec<String>), SourceError> {
         let Position::Folder { files, partial } = position else { return Ok((Vec::new(), Vec::new())) };
-        self.check_sizes(files)?;
+        self.check_unchanged(files)?;
         let begun = self.parts().into_iter().filter(|part| files.contains_key(&part.file));
         let begun = begun.filter_map(|part| match partial {
             Some((file, 0)) if *file == part.file => None,
@@ -302,9 +322,28 @@ impl FolderCatalog {
         Ok((begun.collect(), files.keys().filter(is_lost).cloned().collect()))
     }
 
-    /// Checks that files that were read still have the size in bytes that they had then.
-    fn check_sizes(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
+    /// Takes new contents of files that were not read before.
+    fn accept_unread(&mut self, seen: &BTreeMap<String, u64>) -> Result<(), SourceError> {
+        let mut has_accepted = false;
+        for file in self.files.iter_mut().filter(|file| !seen.contains_key(&file.path)) {
+            if self.source_files.accept(&file.path) {
+                self.known_footers.add(file);
+                has_accepted = true;
+            }
+        }
+        // Otherwise the next run would compare these files, which are read then, with their earlier contents.
+        let save = || self.known_footers.save().map_err(SourceError::Staging);
+        has_accepted.then(save).unwrap_or(Ok(()))
+    }
+
+    /// Checks that files that were read have the size in bytes that they had then, and the same content.
+    fn check_unchanged(&self, files: &BTreeMap<String, u64>) -> Result<(), SourceError> {
         for file in &self.files {
+            if files.contains_key(&file.path)
+                && let Some(refusal) = self.source_files.refusal(&file.path)
+            {
+                return Err(refusal);
+            }
             if let Some(size) = files.get(&file.path).filter(|size| **size != file.size) {
                 return Err(SourceError::file(
                     &self.root.place(&file.path),
@@ -364,6 +403,7 @@ impl FolderCatalog {
 /// Reads the footers that are not known. The columns of text files get the types that hold the values of all files that
 /// are new together, and keep to them.
 async fn look(
+    at: &Location,
     source_files: &SourceFiles,
     files: &mut [FoundFile],
     known_footers: &mut KnownFooters,
@@ -385,23 +425,54 @@ async fn look(
         }
     }
     let looked = looks(unknown, false).await?;
-    let joined = staging::joined(&known, looked.iter().flat_map(|(_, (_, kinds))| kinds));
+    let joined = staging::joined(&known, looked.iter().flat_map(|(_, looked)| &looked.kinds));
     let mut others = Vec::new();
-    for (at, (footer, kinds)) in looked {
+    for (at, LookedAt { footer, kinds, content }) in looked {
         if !staging::has_types(&kinds, &joined) {
             others.push((at, files[at].path.clone()));
         }
         files[at].footer = footer;
+        files[at].content = files[at].content.take().or(content);
     }
     source_files.set_kinds(joined.clone());
-    for (at, (footer, _)) in looks(others, true).await? {
+    for (at, LookedAt { footer, .. }) in looks(others, true).await? {
         files[at].footer = footer;
     }
     if !joined.is_empty() {
         known_footers.set_kinds(joined);
     }
-    files.iter_mut().for_each(|file| known_footers.add(file));
+    source_files.refuse(refusals(at, files, known_footers));
+    for file in files.iter_mut().filter(|file| source_files.refusal(&file.path).is_none()) {
+        known_footers.add(file);
+    }
     Ok(())
+}
+
+/// Returns why files of which rows were read cannot be read further: their contents have changed, or they are no longer in
+/// their repository.
+fn refusals(at: &Location, files: &[FoundFile], known_footers: &KnownFooters) -> BTreeMap<String, String> {
+    let revisions: BTreeMap<&str, &str> = known_footers.revisions().collect();
+    let pinned = |path: &str| {
+        let at = revisions.get(path).map(|revision| at.at_revision(Some(revision)));
+        at.map_or_else(String::new, |at| format!("; it is read as it was with source.path = \"{at}\""))
+    };
+    let changed = files.iter().filter_map(|file| {
+        let size = known_footers.size_of_other_content(file)?;
+        let what = match size == file.size {
+            true => {
+                format!("its content is not what it was when it was read, and its size, {size} bytes, is")
+            }
+            false => format!("it had {size} bytes when it was read and has {} now", file.size),
+        };
+        let what = format!("{what}; a file is read once, give new data a new name{}", pinned(&file.path));
+        Some((file.path.clone(), what))
+    });
+    let there: HashSet<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    let gone = revisions.keys().filter(|path| !there.contains(**path)).map(|path| {
+        let what = format!("it is gone, and not all of its rows are written{}", pinned(path));
+        ((*path).to_owned(), what)
+    });
+    changed.chain(gone).collect()
 }
 
 /// Describes the rows that were left out because they cannot be read.
@@ -426,6 +497,7 @@ fn skipped_rows(source_files: &SourceFiles, files: &[FoundFile]) -> Option<Strin
 /// unless no file is.
 fn schema_of(
     root: &Root,
+    format: FileFormat,
     files: &[FoundFile],
     first: &FoundFile,
     on_unsupported: OnUnsupported,
@@ -433,7 +505,10 @@ fn schema_of(
     match &first.footer {
         Footer::Whole { .. } => {}
         Footer::Missing => {
-            let what = "it is no whole file (cut off, or still being written?)";
+            let what = match format {
+                FileFormat::Staged(_) => "it is empty",
+                _ => "it is no whole file (cut off, or still being written?)",
+            };
             return Err(SourceError::file(&root.place(&first.path), what));
         }
         Footer::Damaged(message) => return Err(SourceError::file(&root.place(&first.path), message)),

@@ -20,7 +20,7 @@ use super::file::Root;
 use super::file_format::FileFormat;
 use super::shape::Footer;
 use crate::config::SourceFormat;
-use crate::store::Location;
+use crate::store::{Location, without_store_name};
 use crate::table::objects;
 use crate::wording::counted;
 
@@ -48,6 +48,8 @@ pub(super) struct FoundFile {
     pub(super) modified_ms: u64,
     pub(super) path: String,
     pub(super) size: u64,
+    /// Identifies the content, where that is known.
+    pub(super) content: Option<String>,
     /// Values of partition columns, from the names of its folders; `None` for null.
     pub(super) partition: BTreeMap<String, Option<String>>,
     pub(super) footer: Footer,
@@ -55,12 +57,14 @@ pub(super) struct FoundFile {
 
 impl FoundFile {
     fn new(path: String, modified_ms: u64, size: u64) -> Self {
-        FoundFile { modified_ms, partition: partition_of(&path), path, size, footer: Footer::Missing }
+        let partition = partition_of(&path);
+        FoundFile { modified_ms, partition, path, size, content: None, footer: Footer::Missing }
     }
 
     fn of_object(object: &ObjectMeta) -> Self {
         let modified_ms = u64::try_from(object.last_modified.timestamp_millis()).unwrap_or_default();
-        FoundFile::new(object.location.to_string(), modified_ms, object.size)
+        let file = FoundFile::new(object.location.to_string(), modified_ms, object.size);
+        FoundFile { content: object.e_tag.clone(), ..file }
     }
 }
 
@@ -262,7 +266,7 @@ enum StoreListing {
 }
 
 async fn list_store(at: &Location, formats: &[FileFormat]) -> Result<StoreListing, SourceError> {
-    let wrong = |error: object_store::Error| SourceError::file(at, error);
+    let wrong = |error: object_store::Error| SourceError::file(at, without_store_name(error));
     let store = objects(at).await?;
     let mut walk = Walk { formats: formats.to_vec(), ..Walk::default() };
     let mut listed = store.list(None);

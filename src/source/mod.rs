@@ -35,3 +35,4 @@ pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
 pub(crate) use staging::ParquetFile;
+pub use staging::StagingProgress;

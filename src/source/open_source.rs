@@ -21,10 +21,10 @@ use super::position::{HeldFile, Lag, NextFile, NextRows, ReadProgress};
 use super::reader::RowReader;
 use super::row_mask::RowMask;
 use super::shape::FileShape;
-use super::staging::StagingPlace;
+use super::staging::{StagingPlace, StagingProgress};
 use crate::checkpoint::{FileRange, PlannedBatch, Position, SourceId};
 use crate::config::{OnUnsupported, SourceSpec, nearest};
-use crate::store::Location;
+use crate::store::{HubDataset, Location};
 use crate::table::{has_empty_log, is_delta_table, objects};
 
 /// Maximum number of row masks in memory. A file's mask is used when a batch is planned, and again when it is read.
@@ -56,19 +56,30 @@ impl Source {
     /// # Errors
     /// When the source does not exist, is neither a table nor files, or has something that cannot be read.
     pub async fn open(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
-        Source::open_with(spec, state, StagingPlace::StateIfThere).await
+        Source::open_with(spec, state, StagingPlace::StateIfThere, StagingProgress::default()).await
     }
 
-    /// Opens a source for a run: as [`Source::open`], and files that are no tables are staged in `state`.
+    /// Opens a source for a run: as [`Source::open`], and files that are no tables are staged in `state`. `progress` tells
+    /// meanwhile how far that is.
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub async fn open_to_run(spec: &SourceSpec, state: &Path) -> Result<Source, SourceError> {
-        Source::open_with(spec, state, StagingPlace::State).await
+    pub async fn open_to_run(
+        spec: &SourceSpec,
+        state: &Path,
+        progress: StagingProgress,
+    ) -> Result<Source, SourceError> {
+        Source::open_with(spec, state, StagingPlace::State, progress).await
     }
 
-    async fn open_with(spec: &SourceSpec, state: &Path, place: StagingPlace) -> Result<Source, SourceError> {
-        let at = &spec.location;
+    async fn open_with(
+        spec: &SourceSpec,
+        state: &Path,
+        place: StagingPlace,
+        progress: StagingProgress,
+    ) -> Result<Source, SourceError> {
+        let pinned = HubDataset::pin(&spec.location).await;
+        let at = &pinned.map_err(|error| SourceError::Hub { path: spec.location.clone(), error })?;
         if at.path().is_some_and(|path| !path.exists()) {
             return Err(SourceError::Missing { path: at.clone() });
         }
@@ -99,12 +110,15 @@ impl Source {
                     message: "files have no versions; take the key out".into(),
                 });
             }
-            let (mut source, files, all, unsupported) = FolderCatalog::open(at, spec, state, place).await?;
+            let (mut source, files, all, unsupported) =
+                FolderCatalog::open(at, spec, state, place, progress).await?;
             check_unsupported(spec, at, &all, &unsupported)?;
             unsupported.iter().for_each(|column| source.leave_out(column.to_string()));
             let filter = filter(&files, &all)?;
             let id = match &spec.query {
-                None => SourceId::Folder { written: spec.written.clone(), path: at.to_string() },
+                None => {
+                    SourceId::Folder { written: spec.written.clone(), path: at.at_revision(None).to_string() }
+                }
                 Some(query) => {
                     source.set_removing();
                     SourceId::Query { key: query.key.clone() }
@@ -404,6 +418,9 @@ fn check_unsupported(
     };
     let mend = match spec.columns {
         Some(_) => format!("Take it out of source.columns{text}"),
+        None if all.fields().is_empty() => {
+            format!("No column is left; rename it in the files{text}")
+        }
         None => {
             let names: Vec<&str> = all.fields().iter().map(|field| field.name().as_str()).collect();
             let line = format!("source.columns = {names:?}");

@@ -1,17 +1,19 @@
 //! Files that are no tables, written as Parquet before rows of them are planned.
 //!
-//! A staged file is named after its source file, that file's size and modification time, and the way in which it is
-//! read. It is there as a whole or not at all (test `files::a_kill_while_staging_loses_and_doubles_nothing`), and
+//! A staged file is named after its source file, that file's size, modification time and, in a store, ETag, and the way
+//! in which it is read. It is there as a whole or not at all (test `files::a_kill_while_staging_loses_and_doubles_nothing`), and
 //! may be lost: it is written again when it is needed, with the same rows. Kinds of columns that were inferred once are
 //! kept, so that a later file does not change the type of a column.
 
 mod bad_row;
+mod carried_types;
 mod csv_rows;
 mod input;
 mod json_records;
 mod json_rows;
 mod kind;
 mod parquet_file;
+mod progress;
 mod typed_rows;
 
 use std::collections::{BTreeMap, HashSet};
@@ -32,10 +34,12 @@ use crate::checkpoint::FileRange;
 use crate::config::{FilesSpec, OnBadRow, SourceFormat};
 use crate::faultpoint::{self, Side};
 use crate::ident::Fingerprint;
+use crate::panics;
 use crate::store::{self, Location, StoreError};
 
 pub(super) use self::kind::{Kind, Kinds};
 pub(crate) use self::parquet_file::ParquetFile;
+pub use self::progress::StagingProgress;
 
 const FOLDER: &str = "staged";
 const SKIPPED_FOLDER: &str = "skipped";
@@ -58,11 +62,20 @@ pub(super) struct StagingArea {
     /// The folder of state, with those of staged files and of notes on skipped rows.
     state: PathBuf,
     _temporary: Option<TempDir>,
-    /// Sizes and modification times of the source files.
-    files: BTreeMap<String, (u64, u64)>,
+    files: BTreeMap<String, StagingStamp>,
     kinds: Mutex<Kinds>,
+    progress: StagingProgress,
     /// Held while a file is staged: one is enough for memory.
     turn: Mutex<()>,
+}
+
+/// What a staged file is named after, besides its path: size, modification time and content of its source file.
+#[derive(Clone, Debug, Default)]
+pub(super) struct StagingStamp {
+    pub(super) size: u64,
+    pub(super) modified_ms: u64,
+    /// As the listing of a store says it; empty on a local disk.
+    pub(super) content: String,
 }
 
 /// What a file turned out to be when it was staged.
@@ -80,7 +93,7 @@ pub(super) enum StagingResult {
 }
 
 impl StagingArea {
-    /// Returns the staging of a source's files, given with their sizes and modification times.
+    /// Returns the staging of a source's files.
     ///
     /// # Errors
     /// When there is no folder for staged files.
@@ -90,7 +103,8 @@ impl StagingArea {
         spec: &FilesSpec,
         state: &Path,
         place: StagingPlace,
-        files: BTreeMap<String, (u64, u64)>,
+        files: BTreeMap<String, StagingStamp>,
+        progress: StagingProgress,
     ) -> Result<Arc<Self>, StoreError> {
         let (state, temporary) = match place {
             StagingPlace::StateIfThere if !state.is_dir() => {
@@ -103,7 +117,8 @@ impl StagingArea {
         store::create_folder(&state.join(FOLDER))?;
         let (kinds, turn) = (Mutex::default(), Mutex::default());
         let (root, spec) = (root.clone(), spec.clone());
-        Ok(Arc::new(StagingArea { root, format, spec, state, _temporary: temporary, files, kinds, turn }))
+        let _temporary = temporary;
+        Ok(Arc::new(StagingArea { root, format, spec, state, _temporary, files, kinds, progress, turn }))
     }
 
     /// Returns a name for the way in which files are read.
@@ -133,9 +148,10 @@ impl StagingArea {
 
     /// Returns the name of a staged file.
     pub(super) fn name(&self, file: &str) -> String {
-        let (size, modified_ms) = self.files.get(file).copied().unwrap_or_default();
-        let root = self.root.at().to_string();
-        let parts = [root.as_bytes(), file.as_bytes(), &size.to_le_bytes(), &modified_ms.to_le_bytes()];
+        let StagingStamp { size, modified_ms, content } = self.files.get(file).cloned().unwrap_or_default();
+        let root = self.root.at().at_revision(None).to_string();
+        let (size, modified_ms) = (size.to_le_bytes(), modified_ms.to_le_bytes());
+        let parts = [root.as_bytes(), file.as_bytes(), &size, &modified_ms, content.as_bytes()];
         let reading = StagingArea::reading(self.format, &self.spec);
         let name = Fingerprint::of(parts.into_iter().chain([reading.as_bytes()])).to_string();
         format!("{name}.parquet")
@@ -160,8 +176,10 @@ impl StagingArea {
         }
         let mut skipped = SkippedRows::new(self.spec.on_bad_row);
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let input = Input { root: &self.root, path: file };
-        let staged = match self.format {
+        let input = Input { root: &self.root, path: file, progress: &self.progress };
+        let size = self.files.get(file).map_or(0, |stamp| stamp.size);
+        self.progress.begin(self.root.place(file), size);
+        let stage = || match self.format {
             SourceFormat::Csv | SourceFormat::Tsv => {
                 csv_rows::stage(input, &self.spec, self.format, &kinds, &mut skipped, &to)
             }
@@ -172,6 +190,10 @@ impl StagingArea {
             SourceFormat::Avro => typed_rows::stage_avro(input, &to),
             SourceFormat::Parquet => Err(StageError::File("it is a table".into())),
         };
+        let staged = panics::catch(stage).unwrap_or_else(|message| {
+            Err(StageError::File(format!("a library that reads it has failed: {message}")))
+        });
+        self.progress.end();
         let note = match staged {
             Ok(note) => note,
             Err(error) => {
@@ -213,7 +235,7 @@ impl StagingArea {
     /// When the source file is gone, or has changed since it was planned, or cannot be staged any more.
     pub(super) fn part(&self, part: &FileRange) -> Result<FileRange, SourceError> {
         let at = self.root.place(&part.file);
-        let Some((size, _)) = self.files.get(&part.file) else {
+        let Some(StagingStamp { size, .. }) = self.files.get(&part.file) else {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(SourceError::missing_file(&at, part, gone));
         };
@@ -225,6 +247,12 @@ impl StagingArea {
         let path = self.state.join(FOLDER).join(&file);
         let size = std::fs::metadata(&path).map_err(|error| SourceError::file(&at, error))?.len();
         Ok(FileRange { file, size, ..part.clone() })
+    }
+
+    /// Returns a digest of a source file; `None` if it is in a store, or cannot be read. Blocks.
+    pub(super) fn content(&self, file: &str) -> Option<String> {
+        let file = File::open(self.root.at().path()?.join(file)).ok()?;
+        Some(blake3::Hasher::new().update_reader(file).ok()?.finalize().to_hex().to_string())
     }
 
     /// Returns the name of a staged file, which is staged if it is not there. Blocks.

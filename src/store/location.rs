@@ -4,10 +4,13 @@ use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
+use percent_encoding::percent_decode_str;
 use url::Url;
 
+use super::dataset_path::{DatasetPath, SCHEME};
+
 /// URL schemes of object stores.
-const REMOTE: [&str; 8] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "adl", "gs"];
+const REMOTE: [&str; 9] = ["s3", "s3a", "az", "azure", "abfs", "abfss", "adl", "gs", SCHEME];
 
 /// The location of a table, folder or file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +28,7 @@ enum LocationKind {
 pub enum LocationError {
     /// The URL has an unsupported scheme.
     #[error(
-        "is {written:?}; it is a local path, or a URL that begins with file, s3, az, abfss or gs, not with {scheme}"
+        "is {written:?}; it is a local path, or a URL that begins with file, s3, az, abfss, gs or hf, not with {scheme}"
     )]
     Scheme {
         /// The text in the job file.
@@ -44,6 +47,15 @@ pub enum LocationError {
     /// The `file://` URL names no path.
     #[error("is {written:?}, which names no local path")]
     NoPath {
+        /// The text in the job file.
+        written: String,
+    },
+    /// Something is to be written to a location that is only read.
+    #[error(
+        "is {written:?}, and repositories of Hugging Face are only read: write to a folder or an object store, and upload \
+         that"
+    )]
+    ReadOnly {
         /// The text in the job file.
         written: String,
     },
@@ -72,6 +84,33 @@ impl Location {
         };
         let absolute = std::path::absolute(folder.join(path))?;
         Ok(Location(LocationKind::Local(tidy(&absolute))))
+    }
+
+    /// Resolves a location as [`Location::resolve`] does, for something that is written.
+    ///
+    /// # Errors
+    /// As [`Location::resolve`], and [`LocationError::ReadOnly`] for a location that is only read.
+    pub fn resolve_to_write(written: &str, folder: &Path) -> Result<Self, LocationError> {
+        let at = Location::resolve(written, folder)?;
+        match at.dataset() {
+            Some(_) => Err(LocationError::ReadOnly { written: written.to_owned() }),
+            None => Ok(at),
+        }
+    }
+
+    /// Returns the path in a dataset repository of Hugging Face; `None` elsewhere.
+    #[must_use]
+    pub fn dataset(&self) -> Option<DatasetPath> {
+        let url = self.url().filter(|url| url.scheme() == SCHEME)?;
+        DatasetPath::of(url).ok()
+    }
+
+    /// Returns this location at a revision of its repository, or without one. Elsewhere than in a repository of Hugging
+    /// Face it is the location itself.
+    #[must_use]
+    pub fn at_revision(&self, revision: Option<&str>) -> Self {
+        let url = self.dataset().and_then(|dataset| dataset.url(revision));
+        url.map_or_else(|| self.clone(), |url| Location(LocationKind::Remote(url.into())))
     }
 
     /// Returns the location with this absolute path.
@@ -104,7 +143,8 @@ impl Location {
                 Some((Location(LocationKind::Local(path.parent()?.to_owned())), name))
             }
             LocationKind::Remote(url) => {
-                let name = url.path_segments()?.next_back()?.to_owned();
+                let name = percent_decode_str(url.path_segments()?.next_back()?).decode_utf8().ok()?;
+                let name = name.into_owned();
                 let mut parent = Url::clone(url);
                 parent.path_segments_mut().ok()?.pop();
                 Some((Location(LocationKind::Remote(parent.into())), name))
@@ -170,6 +210,9 @@ fn remote(written: &str) -> Result<Location, LocationError> {
     }
     if let Ok(mut parts) = url.path_segments_mut() {
         parts.pop_if_empty();
+    }
+    if url.scheme() == SCHEME {
+        DatasetPath::of(&url).map_err(wrong)?;
     }
     Ok(Location(LocationKind::Remote(url.into())))
 }
@@ -250,6 +293,10 @@ mod tests {
         assert!(table.join("x").is_inside(&table) && !table.is_inside(&table));
         assert!(!at("s3://bucket/tables/reviews2").is_inside(&table));
         assert!(!at("gs://bucket/tables/reviews/x").is_inside(&table) && !at("tables").is_inside(&table));
+        assert_eq!(table.join("a b").split(), Some((table, "a b".to_owned())));
+        let dataset = at("hf://datasets/a/b@v1/c d");
+        assert_eq!(dataset.at_revision(Some("0f")).to_string(), "hf://datasets/a/b@0f/c%20d");
+        assert_eq!(dataset.at_revision(None).to_string(), "hf://datasets/a/b/c%20d");
         assert_eq!(at("../data").path(), Some(Path::new("/data")));
         assert_eq!(at("abfss://container@account.dfs.core.windows.net/t").path(), None);
     }
@@ -261,9 +308,13 @@ mod tests {
             ("s3:///tables", "names no bucket"),
             ("s3://bucket/t?region=x", "options come from the environment"),
             ("ftp://host/t", "not with ftp"),
+            ("hf://models/a/b", "only datasets are read"),
+            ("hf://datasets/a", "names no repository"),
         ] {
             let error = Location::resolve(written, Path::new("/jobs")).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+        let refused = Location::resolve_to_write("hf://datasets/a/b/c", Path::new("/jobs")).unwrap_err();
+        assert!(refused.to_string().contains("only read"), "{refused}");
     }
 }

@@ -10,7 +10,7 @@ use object_store::path::Path;
 use url::Url;
 
 use super::TableError;
-use crate::store::Location;
+use crate::store::{HubDataset, HubError, Location};
 
 pub(super) const LOG_FOLDER: &str = "_delta_log";
 
@@ -32,6 +32,10 @@ static REACHED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 /// # Errors
 /// When the environment lacks a required setting, or the store does not answer.
 pub async fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> {
+    let failed = |source: HubError| TableError { action: "reach", at: at.clone(), source: Box::new(source) };
+    if let Some(dataset) = HubDataset::open(at).map_err(failed)? {
+        return Ok(Arc::new(dataset));
+    }
     let error = error_of("reach", at);
     Ok(builder(at).await?.build_storage().map_err(&error)?.object_store(None))
 }
@@ -39,6 +43,11 @@ pub async fn objects(at: &Location) -> Result<Arc<dyn ObjectStore>, TableError> 
 /// Returns the builder that opens a table. Before the first table of a store, checks that the store answers.
 pub(super) async fn builder(at: &Location) -> Result<DeltaTableBuilder, TableError> {
     let error = error_of("reach", at);
+    if at.dataset().is_some() {
+        let what = "Delta tables in repositories of Hugging Face are not read, only files; copy it to a folder or an \
+                    object store";
+        return Err(error(DeltaTableError::Generic(what.to_owned())));
+    }
     let new = || -> Result<DeltaTableBuilder, DeltaTableError> { DeltaTableBuilder::from_url(uri(at)?) };
     let builder = new().map_err(&error)?;
     let Some(url) = at.url() else { return Ok(builder) };

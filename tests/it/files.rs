@@ -15,10 +15,10 @@ use enrich::faultpoint::STAGING_ACTIONS;
 use flate2::write::GzEncoder;
 
 use crate::support::store::Store;
-use crate::support::{Outcome, World, clone, prompt_of, rows, rows_of, text_of, world_over};
+use crate::support::{Outcome, World, clone, prompt_of, rows, rows_of, text_of, world_over, write_parquet};
 
 /// The bytes of rows in a format, by the ending of its files' names.
-fn bytes_of(ending: &str, rows: &RecordBatch) -> Vec<u8> {
+pub fn bytes_of(ending: &str, rows: &RecordBatch) -> Vec<u8> {
     let mut bytes = Vec::new();
     match ending {
         "csv" => WriterBuilder::new().build(&mut bytes).write(rows).unwrap(),
@@ -167,14 +167,14 @@ async fn files_of_a_store_are_read() {
 }
 
 /// What a source of one file holds: its rows as the target has them, in order.
-async fn read(file: &[u8], more: &str, columns: &str) -> Result<Vec<Vec<String>>, Outcome> {
+pub async fn read(file: &[u8], more: &str, columns: &str) -> Result<Vec<Vec<String>>, Outcome> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.csv");
     fs::write(&path, file).unwrap();
     read_path(&path, more, columns).await
 }
 
-async fn read_path(path: &Path, more: &str, columns: &str) -> Result<Vec<Vec<String>>, Outcome> {
+pub async fn read_path(path: &Path, more: &str, columns: &str) -> Result<Vec<Vec<String>>, Outcome> {
     let world = world_over(path, more).await;
     let ended = world.run(&[]).await;
     if ended.status != Some(0) {
@@ -184,7 +184,7 @@ async fn read_path(path: &Path, more: &str, columns: &str) -> Result<Vec<Vec<Str
 }
 
 /// Rows as `rows_of` returns them: sorted, and without a value where a cell is empty.
-fn table(rows: &[&[&str]]) -> Vec<Vec<String>> {
+pub fn table(rows: &[&[&str]]) -> Vec<Vec<String>> {
     let cell = |cell: &&str| if cell.is_empty() { "NULL".to_owned() } else { (*cell).to_owned() };
     let mut rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(cell).collect()).collect();
     rows.sort();
@@ -265,7 +265,11 @@ async fn a_bad_file_is_refused_with_line_and_column() {
     let mut large = b"id,text\n1,".to_vec();
     large.resize(65_000_000, b'x');
     for (bytes, more, message) in [
-        (&b"id,text\n1,a\n2\n"[..], "", "a.csv: line 3: the row has 1 cells, and there are 2 columns"),
+        (
+            &b"id,text\n1,a\n2\n"[..],
+            "",
+            "a.csv: line 3: the row has 1 cell, and there are 2 columns, with ',' between",
+        ),
         (b"id,text\n1,caf\xe9\n", "", "a.csv: line 2, column \"text\": it is not UTF-8"),
         (&utf16, "", "a.csv: it is UTF-16"),
         (b"id,text\n1,\"a\n2,b\n", "", "a.csv: line 2: a quote is opened in this row and not closed"),
@@ -362,6 +366,38 @@ async fn a_file_that_grew_is_refused_by_name() {
     let refused = world.run(&[]).await;
     refused.assert_says("a.csv: it had 12 bytes when it was read and has 16 now");
     assert_ne!(refused.status, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_written_again_is_refused_unless_its_content_is_the_same() {
+    let parquet = |ids| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.parquet");
+        write_parquet(&path, &rows(ids), 10);
+        fs::read(path).unwrap()
+    };
+    let csv = |ids| bytes_of("csv", &rows(ids));
+    for (name, first, other, more) in [
+        ("a.csv", csv(10..40), csv(40..70), csv(70..80)),
+        ("a.parquet", parquet(10..40), parquet(40..70), parquet(70..80)),
+    ] {
+        assert_eq!(first.len(), other.len(), "its size does not tell");
+        let world = world_of(&[(name, &first)], "").await;
+        let killed = world.run_with(&[], &[("ENRICH_FAULT", "delta-commit.after=kill@2")]).await;
+        assert_eq!(killed.status, None);
+        world.settle().await;
+        add(&world, name, &other);
+        for _ in 0..2 {
+            let refused = world.run(&[]).await;
+            assert_ne!(refused.status, Some(0));
+            refused.assert_says(&format!("{name}: its content is not what it was when it was read"));
+        }
+        add(&world, name, &first);
+        add(&world, &name.replacen('a', "b", 1), &more);
+        world.run(&[]).await.assert_status(0);
+        world.assert_target((10..40).chain(70..80)).await;
+        world.run(&[]).await.assert_status(0).assert_says("nothing to do");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

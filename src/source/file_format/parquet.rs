@@ -27,6 +27,7 @@ use super::super::row_mask::RowMask;
 use super::super::shape::{FileShape, Footer};
 use crate::checkpoint::FileRange;
 use crate::config::SourceSpec;
+use crate::ident::Fingerprint;
 use crate::store::Location;
 use crate::table::Condition;
 
@@ -38,6 +39,8 @@ const PIECE_BYTES: u64 = 1_000_000;
 const PIECE_ROWS: u64 = 8_192;
 /// First and last bytes of a file ("File format" in the documentation of Parquet).
 const MAGIC: &[u8] = b"PAR1";
+/// Bytes behind the footer: its length and the magic.
+const FOOTER_END: u64 = 8;
 /// Last bytes of a file whose footer is encrypted ("Parquet Modular Encryption").
 const ENCRYPTED: &[u8] = b"PARE";
 
@@ -63,12 +66,26 @@ pub(super) fn has_magic(root: &Root, path: &str) -> bool {
     file.len() >= MAGIC.len() as u64 && begins.is_ok_and(|bytes| bytes.as_ref() == MAGIC)
 }
 
-/// Reads the footer of a file and returns its rows and columns, or why it has none that can be read. Blocks.
-pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
-    let file = match root.open(path) {
-        Ok(file) => file,
-        Err(error) => return Footer::Damaged(error.to_string()),
-    };
+/// Reads the footer of a file and returns its rows and columns, or why it has none that can be read, and a digest of the
+/// footer. Blocks.
+pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> (Footer, Option<String>) {
+    match root.open(path) {
+        Ok(file) => (look_at(&file, bytes), digest(&file)),
+        Err(error) => (Footer::Damaged(error.to_string()), None),
+    }
+}
+
+/// Returns a digest of a footer, which states where values lie, and as a rule the least and the greatest. `None` if there
+/// is no footer.
+fn digest(file: &SourceFile) -> Option<String> {
+    let end = file.len().checked_sub(FOOTER_END)?;
+    let length = file.get_bytes(end, 4).ok()?;
+    let length = u32::from_le_bytes(length.as_ref().try_into().ok()?);
+    let footer = file.get_bytes(end.checked_sub(length.into())?, usize::try_from(length).ok()?).ok()?;
+    Some(Fingerprint::of([footer.as_ref()]).to_string())
+}
+
+fn look_at(file: &SourceFile, bytes: ByteStrings) -> Footer {
     let end = (file.len() >= 4).then(|| file.get_bytes(file.len() - 4, 4).ok()).flatten();
     match end.as_deref() {
         Some(MAGIC) => {}
@@ -77,7 +94,7 @@ pub(super) fn look(root: &Root, path: &str, bytes: ByteStrings) -> Footer {
         }
         _ => return Footer::Missing,
     }
-    match load(&file, bytes) {
+    match load(file, bytes) {
         Ok(footer) => {
             let rows = footer.metadata().file_metadata().num_rows();
             let columns = footer.schema().fields().clone();

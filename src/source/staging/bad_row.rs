@@ -6,6 +6,8 @@ use serde::Serialize;
 
 use crate::config::OnBadRow;
 
+/// Reason why a row of another encoding is not read.
+pub(super) const NOT_TEXT: &str = "it is not UTF-8; if the file is Latin-1 or Windows-1252, convert it, as with iconv -f WINDOWS-1252 -t UTF-8";
 /// Most skipped rows of a file that are noted one by one.
 const MAX_NOTED: usize = 100_000;
 

@@ -16,11 +16,12 @@ use ::arrow::datatypes::{Field, Schema, SchemaRef};
 use ::arrow::record_batch::RecordBatch;
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
-use super::bad_row::{BadRow, SkippedRows, StageError, shown};
+use super::bad_row::{BadRow, NOT_TEXT, SkippedRows, StageError, shown};
 use super::input::{BoundedReader, ByteAllowance, Input, MAX_RECORD_BYTES};
 use super::kind::{CellValue, Kind, KindOrigin, Kinds};
 use super::parquet_file::{ParquetFile, StagedNote};
 use crate::config::{FilesSpec, SourceFormat};
+use crate::wording::counted;
 
 /// Bytes of the first rows, whose values decide what is tried.
 const SAMPLE_BYTES: usize = 4_000_000;
@@ -29,7 +30,8 @@ const PIECE_BYTES: usize = 4_000_000;
 const PIECE_ROWS: usize = 8_192;
 /// A line behind the end of a file: where it comes back as part of a cell, a quote was not closed.
 const END: &str = "\n\u{1}enrich-end-of-file\u{1}\n";
-const NOT_TEXT: &str = "it is not UTF-8; if the file is Latin-1 or Windows-1252, convert it, as with iconv -f WINDOWS-1252 -t UTF-8";
+/// What spreadsheets write before the header, with the delimiter behind it.
+const SEPARATOR: &[u8] = b"sep=";
 /// What a delimiter may be that the job does not state, the likeliest first.
 const CANDIDATES: [u8; 4] = [b',', b';', b'\t', b'|'];
 
@@ -76,6 +78,7 @@ struct CsvColumn {
 /// One reading of a file.
 struct Pass<'a> {
     spec: &'a FilesSpec,
+    delimiter: u8,
     lines: Lines,
     columns: Vec<CsvColumn>,
     /// The first rows, which are read before the columns' kinds are tried.
@@ -147,7 +150,8 @@ impl<'a> Pass<'a> {
         tried: Option<Vec<Kind>>,
     ) -> Result<Self, StageError> {
         let mut text = input.text()?;
-        let delimiter = match (spec.delimiter, format) {
+        let named = separator_line(text.fill_buf()?);
+        let delimiter = match (spec.delimiter.or(named), format) {
             (Some(delimiter), _) => delimiter,
             (None, SourceFormat::Tsv) => b'\t',
             (None, _) => delimiter_of(text.fill_buf()?, spec.quote),
@@ -163,12 +167,14 @@ impl<'a> Pass<'a> {
             .from_reader(Box::new(bounded) as Box<dyn Read>);
         let mut lines = Lines { reader, allowance };
         let mut first = StringRecord::new();
-        match lines.next(&mut first)? {
-            NextRecord::Record => {}
-            NextRecord::NotText { line, .. } => {
-                return Err(StageError::File(format!("line {line}: {NOT_TEXT}")));
+        for _ in 0..=u8::from(named.is_some()) {
+            match lines.next(&mut first)? {
+                NextRecord::Record => {}
+                NextRecord::NotText { line, .. } => {
+                    return Err(StageError::File(format!("line {line}: {NOT_TEXT}")));
+                }
+                NextRecord::End => return Err(StageError::Empty),
             }
-            NextRecord::End => return Err(StageError::Empty),
         }
         let needs_sample = tried.is_none();
         let names = match spec.has_header {
@@ -187,7 +193,7 @@ impl<'a> Pass<'a> {
         });
         let columns = columns.collect();
         let sample = if spec.has_header { Vec::new() } else { vec![first] };
-        Ok(Pass { spec, lines, columns, sample, needs_sample })
+        Ok(Pass { spec, delimiter, lines, columns, sample, needs_sample })
     }
 
     /// Reads the rows into a staged file.
@@ -259,9 +265,11 @@ impl<'a> Pass<'a> {
                     line: position(record),
                     column: None,
                     reason: format!(
-                        "the row has {} cells, and there are {} columns",
-                        record.len(),
-                        self.columns.len()
+                        "the row has {}, and there are {}, with {:?} between them; source.delimiter and source.quote say \
+                         what separates and encloses cells",
+                        counted(record.len() as u64, "cell"),
+                        counted(self.columns.len() as u64, "column"),
+                        char::from(self.delimiter)
                     ),
                 },
                 NextRecord::NotText { line, cell } => BadRow {
@@ -321,6 +329,14 @@ impl<'a> Pass<'a> {
             column: Some(column.name.clone()),
             reason: format!("{value} is not {}, {why}", column.kind.what()),
         }
+    }
+}
+
+/// Returns the delimiter that the first line names, as spreadsheets write it; `None` if that is no such line.
+fn separator_line(start: &[u8]) -> Option<u8> {
+    match start.strip_prefix(SEPARATOR)? {
+        [delimiter, b'\n' | b'\r', ..] if !matches!(delimiter, b'\n' | b'\r') => Some(*delimiter),
+        _ => None,
     }
 }
 

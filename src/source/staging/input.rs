@@ -5,10 +5,11 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::rc::Rc;
 
 use flate2::bufread::MultiGzDecoder;
-use parquet::file::reader::ChunkReader;
+use parquet::file::reader::{ChunkReader, Length};
 
 use super::bad_row::StageError;
-use crate::source::file::Root;
+use super::progress::StagingProgress;
+use crate::source::file::{Root, SourceFile};
 
 /// Largest record of a text file, in bytes.
 pub(super) const MAX_RECORD_BYTES: u64 = 64_000_000;
@@ -21,6 +22,7 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 pub(super) struct Input<'a> {
     pub(super) root: &'a Root,
     pub(super) path: &'a str,
+    pub(super) progress: &'a StagingProgress,
 }
 
 impl Input<'_> {
@@ -30,7 +32,7 @@ impl Input<'_> {
     /// When it cannot be opened, or is empty.
     pub(super) fn bytes(self) -> Result<BufReader<Box<dyn Read>>, StageError> {
         let file = self.root.open(self.path)?.get_read(0).map_err(io::Error::other)?;
-        let mut file = BufReader::with_capacity(BUFFER_BYTES, file);
+        let mut file = BufReader::with_capacity(BUFFER_BYTES, self.progress.counted(file));
         let start = file.fill_buf()?;
         if start.is_empty() {
             return Err(StageError::Empty);
@@ -45,6 +47,15 @@ impl Input<'_> {
         Ok(BufReader::with_capacity(BUFFER_BYTES, plain))
     }
 
+    /// Opens the file as it is, to read parts of it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is empty.
+    pub(super) fn file(self) -> Result<SourceFile, StageError> {
+        let file = self.root.open(self.path)?;
+        if file.len() == 0 { Err(StageError::Empty) } else { Ok(file) }
+    }
+
     /// Opens a text file behind its byte order mark.
     ///
     /// # Errors
@@ -54,17 +65,27 @@ impl Input<'_> {
         let mark = match text.fill_buf()? {
             [] => return Err(StageError::Empty),
             [0xef, 0xbb, 0xbf, ..] => 3,
+            [0, 0, 0, 0, ..] => {
+                let what = "it begins with zeros: it is no text file, or its content is lost";
+                return Err(StageError::File(what.into()));
+            }
+            [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] | [_, 0, 0, 0, ..] | [0, 0, 0, _, ..] => {
+                return Err(of_other_encoding("UTF-32"));
+            }
             [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [0, _, ..] | [_, 0, ..] => {
-                return Err(StageError::File(
-                    "it is UTF-16, and only UTF-8 is read; convert it, as with iconv -f UTF-16 -t UTF-8"
-                        .into(),
-                ));
+                return Err(of_other_encoding("UTF-16"));
             }
             _ => 0,
         };
         text.consume(mark);
         Ok(text)
     }
+}
+
+fn of_other_encoding(name: &str) -> StageError {
+    StageError::File(format!(
+        "it is {name}, and only UTF-8 is read; convert it, as with iconv -f {name} -t UTF-8"
+    ))
 }
 
 /// A reader that fails where a record takes more bytes than are allowed.

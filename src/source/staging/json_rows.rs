@@ -10,15 +10,17 @@ use ::arrow::json::ReaderBuilder;
 use ::arrow::json::reader::Decoder;
 use serde_json::{Map, Value};
 
-use super::bad_row::{BadRow, SkippedRows, StageError, shown};
+use super::bad_row::{BadRow, NOT_TEXT, SkippedRows, StageError, shown};
 use super::input::Input;
 use super::json_records::{JsonRecord, JsonRecords};
-use super::kind::{Kind, KindOrigin, Kinds};
+use super::kind::{Kind, KindOrigin, Kinds, is_text};
 use super::parquet_file::{ParquetFile, StagedNote};
 use crate::config::FilesSpec;
 
 /// Bytes of the first rows, whose values decide what is tried.
 const SAMPLE_BYTES: usize = 4_000_000;
+/// Least double that no whole number of 64 bits is, with or without a sign.
+const FIRST_BEYOND_INTEGERS: f64 = 9_223_372_036_854_775_808.0;
 /// Bytes and rows that are written together.
 const PIECE_BYTES: usize = 4_000_000;
 const PIECE_ROWS: usize = 8_192;
@@ -74,6 +76,7 @@ fn pass(
     let mut sample = sample.into_iter();
     let (mut piece, mut piece_bytes) = (Vec::new(), 0);
     let mut is_whole = true;
+    let mut has_rows = false;
     loop {
         let (line, row, size) = match sample.next() {
             Some((line, row)) => (line, row, PIECE_BYTES / PIECE_ROWS),
@@ -92,6 +95,7 @@ fn pass(
         }
         match columns.conform(row) {
             Ok(row) => {
+                has_rows = true;
                 piece.push(row);
                 piece_bytes += size;
             }
@@ -101,6 +105,9 @@ fn pass(
             write(&mut decoder, &mut piece, &mut file)?;
             piece_bytes = 0;
         }
+    }
+    if has_rows && schema.fields().is_empty() {
+        return Err(StageError::File("its objects have no fields: there is nothing to read".into()));
     }
     if is_whole {
         write(&mut decoder, &mut piece, &mut file)?;
@@ -128,12 +135,23 @@ fn next<R: BufRead>(
     skipped: &mut SkippedRows,
 ) -> Result<Option<JsonRow>, StageError> {
     while let Some(JsonRecord { line, text }) = records.next()? {
-        let bad = match serde_json::from_slice::<Value>(text.trim_ascii_end()) {
-            Ok(Value::Object(row)) => return Ok(Some((line, row, text.len()))),
+        let size = text.len();
+        let text = text.trim_ascii_end();
+        let bad = match serde_json::from_slice::<Value>(text) {
+            Ok(value) if has_lost_digits(&value) => match serde_json::from_slice(&with_quoted_integers(text))
+            {
+                Ok(Value::Object(row)) => return Ok(Some((line, row, size))),
+                _ => BadRow { line, column: None, reason: "it is no object".into() },
+            },
+            Ok(Value::Object(row)) => return Ok(Some((line, row, size))),
             Ok(_) => BadRow { line, column: None, reason: "it is no object".into() },
+            Err(_) if std::str::from_utf8(text).is_err() => {
+                BadRow { line, column: None, reason: NOT_TEXT.to_owned() }
+            }
             Err(error) => {
                 let message = error.to_string();
                 let what = message.split(" at line ").next().unwrap_or_default();
+                let what = what.replace("recursion limit exceeded", "it is nested more than 127 deep");
                 let line = line + u64::try_from(error.line()).unwrap_or(1).saturating_sub(1);
                 let reason = format!("it is no JSON: {what}, at character {}", error.column());
                 BadRow { line, column: None, reason }
@@ -142,6 +160,48 @@ fn next<R: BufRead>(
         skipped.skip(bad)?;
     }
     Ok(None)
+}
+
+/// Whether a value has a number that may have been a whole one of more digits than a double holds.
+fn has_lost_digits(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= FIRST_BEYOND_INTEGERS)
+        }
+        Value::Array(items) => items.iter().any(has_lost_digits),
+        Value::Object(fields) => fields.values().any(has_lost_digits),
+        _ => false,
+    }
+}
+
+/// Returns a JSON text with whole numbers of more than 64 bits as strings, so that no digit is lost.
+fn with_quoted_integers(text: &[u8]) -> Vec<u8> {
+    let is_of_number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E');
+    let mut quoted = Vec::with_capacity(text.len() + 16);
+    let (mut rest, mut is_in_string) = (text, false);
+    while let Some((&byte, after)) = rest.split_first() {
+        let length = match byte {
+            b'\\' if is_in_string => rest.len().min(2),
+            b'"' => {
+                is_in_string = !is_in_string;
+                1
+            }
+            b'-' | b'0'..=b'9' if !is_in_string => {
+                1 + after.iter().take_while(|byte| is_of_number(byte)).count()
+            }
+            _ => 1,
+        };
+        let (token, after) = rest.split_at(length);
+        let is_whole = token.iter().all(|byte| byte.is_ascii_digit() || *byte == b'-');
+        let is_long =
+            token.len() > 18 && std::str::from_utf8(token).is_ok_and(|text| text.parse::<i64>().is_err());
+        let mark: &[u8] = if is_whole && is_long { b"\"" } else { b"" };
+        quoted.extend_from_slice(mark);
+        quoted.extend_from_slice(token);
+        quoted.extend_from_slice(mark);
+        rest = after;
+    }
+    quoted
 }
 
 /// The columns of a file that were met so far.
@@ -252,7 +312,7 @@ fn conform(value: Value, kind: &Kind, origin: KindOrigin) -> Option<Value> {
         (_, Value::Null) => Some(Value::Null),
         (Kind::Text | Kind::Null, Value::String(text)) => Some(Value::String(text)),
         (Kind::Text | Kind::Null, other) => Some(Value::String(other.to_string())),
-        (Kind::Struct(fields), other) if fields.is_empty() => Some(Value::String(other.to_string())),
+        (Kind::Struct(fields), other) if is_text(fields) => Some(Value::String(other.to_string())),
         (Kind::Bool, value @ Value::Bool(_)) => Some(value),
         (Kind::Int | Kind::LongInt, Value::Number(number)) => {
             number.is_i64().then_some(Value::Number(number))

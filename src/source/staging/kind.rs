@@ -1,6 +1,6 @@
 //! Kinds of values in text files: which kind a value is of, and which holds the values of two.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use ::arrow::datatypes::{DataType, Field, Fields, TimeUnit};
@@ -87,8 +87,7 @@ impl Kind {
             Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
             Kind::TimestampNtz => DataType::Timestamp(TimeUnit::Microsecond, None),
             Kind::List(item) => DataType::List(Arc::new(Field::new("item", item.data_type(), true))),
-            // Parquet has no structs without fields.
-            Kind::Struct(fields) if fields.is_empty() => DataType::Utf8,
+            Kind::Struct(fields) if is_text(fields) => DataType::Utf8,
             Kind::Struct(fields) => DataType::Struct(
                 fields
                     .iter()
@@ -201,6 +200,13 @@ impl Kind {
     pub(super) fn of_int(number: i64) -> Kind {
         if number.unsigned_abs() <= MAX_EXACT { Kind::Int } else { Kind::LongInt }
     }
+}
+
+/// Whether an object of these fields is carried as text: Parquet has no structs without fields, and Delta none in which
+/// names differ in nothing but capital letters.
+pub(super) fn is_text(fields: &[(String, Kind)]) -> bool {
+    let names: HashSet<String> = fields.iter().map(|(name, _)| name.to_lowercase()).collect();
+    fields.is_empty() || names.len() < fields.len()
 }
 
 /// Reads a whole number that is written as programs write it: no leading zeros, no plus sign.

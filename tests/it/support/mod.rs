@@ -7,6 +7,7 @@ pub mod batches;
 pub mod endpoint;
 mod folder;
 pub mod gateway;
+pub mod hub;
 mod journal;
 mod judge;
 mod outcome;
