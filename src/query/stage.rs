@@ -121,7 +121,6 @@ pub async fn stage(
 }
 
 /// Adds the rows that neither the target nor the results have to the results, by files in the local folder `work`.
-
 pub(super) async fn stage_in(
     job: &Job,
     query: &QuerySpec,
