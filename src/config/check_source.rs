@@ -73,10 +73,11 @@ impl Checker<'_> {
             ("starting_version", raw.starting_version.is_some()),
             ("starting_timestamp", raw.starting_timestamp.is_some()),
             ("skip_change_commits", raw.skip_change_commits),
+            ("where", raw.condition.is_some()),
         ];
         if let Some((other, _)) = has_other.iter().find(|(_, is_set)| *is_set) {
             let message = format!(
-                "and source.query are both set; a query reads [source.table.<name>], take {other} out"
+                "and source.query are both set; take {other} out, and write what it is for into the query or [source.table.<name>]"
             );
             return Err(self.wrong(format!("source.{other}"), message));
         }

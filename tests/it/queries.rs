@@ -8,7 +8,7 @@ use enrich::config::{FaultSpec, SimulatorSpec};
 use enrich::faultpoint::{ACTIONS, STAGING_ACTIONS};
 
 use crate::support::store::Store;
-use crate::support::{Outcome, World, append_delta, fault, prompt_of, rows, rows_of, write_parquet};
+use crate::support::{Outcome, World, append_delta, fault, project, prompt_of, rows, rows_of, write_parquet};
 
 /// A query that gives the usual rows, over `left` and `right`.
 const JOINED: &str = "SELECT l.id, r.text FROM l JOIN r ON l.id = r.id";
@@ -143,6 +143,10 @@ async fn what_is_wrong_in_the_job_is_said_with_its_key() {
         (
             "query = 'SELECT 1'\nkey = [\"id\"]\ncolumns = [\"a\"]\n[source.table.l]\npath = \"l\"",
             "lacks \"id\"",
+        ),
+        (
+            "query = 'SELECT 1'\nkey = [\"id\"]\nwhere = \"a > 1\"\n[source.table.l]\npath = \"l\"",
+            "`source.where` and source.query are both set",
         ),
         ("path = \"source\"\nkey = [\"id\"]", "`source.query` is missing"),
         ("columns = [\"a\"]", "`source.path` is missing; it, or source.query"),
@@ -314,4 +318,35 @@ async fn with_the_checkpoint_in_a_store_another_machine_goes_on() {
     goes_on.assert_status(0).assert_says("0 of them new");
     store.download("target", &world.path("target")).await;
     world.assert_target(0..45).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_that_cannot_be_read_are_null_and_told_and_stop_nothing() {
+    let world = World::new(SimulatorSpec::default()).await;
+    let folder = world.path("docs/a b");
+    fs::create_dir_all(&folder).unwrap();
+    let contract = project().join("examples/contracts/pdf/01-supply-agreement.pdf");
+    fs::copy(contract, folder.join("good.pdf")).unwrap();
+    for (name, bytes) in
+        [("damaged.pdf", &b"%PDF-1.7 and no more"[..]), ("empty.pdf", b""), ("words.pdf", b"no PDF")]
+    {
+        fs::write(folder.join(name), bytes).unwrap();
+    }
+    let source = "query = 'SELECT path AS id, pdf_text(content, path) AS text FROM docs'\nkey = [\"id\"]\n\
+                  [source.table.docs]\nfiles = \"docs/**/*.pdf\"";
+    world.write_text(&world.usual_job("").replace("path = \"source\"", source));
+    let run = world.run(&[]).await;
+    run.assert_status(0)
+        .assert_says("4 rows, 4 of them new; 3 values null because a document cannot be read");
+    run.assert_says("docs/a b/empty.pdf cannot be read: it is empty");
+    run.assert_says("docs/a b/words.pdf cannot be read: it is not a PDF");
+    let sql = "SELECT id, text LIKE '%wheat flour%' FROM target ORDER BY id";
+    let found = rows_of(&world.path("target"), sql).await;
+    let expected = [("damaged", "NULL"), ("empty", "NULL"), ("good", "true"), ("words", "NULL")];
+    assert_eq!(found, expected.map(|(name, is_it)| [format!("docs/a b/{name}.pdf"), is_it.to_owned()]));
+    world.run(&[]).await.assert_status(0).assert_says("0 of them new");
+    // A pattern that matches nothing is a mistake.
+    let other = fs::read_to_string(world.job()).unwrap().replace("docs/**/*.pdf", "docs/**/*.htm");
+    world.write_text(&other);
+    world.run(&[]).await.assert_status(2).assert_says("reads docs, which cannot be listed: ");
 }

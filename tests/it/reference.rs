@@ -151,7 +151,7 @@ fn every_key_of_the_schema_is_read() {
         without_batch["source"].as_object_mut().unwrap().shift_remove(key);
     }
     let described = ["format", "schema", "header", "delimiter", "quote", "null_values"];
-    for key in ["path", "starting_version", "skip_change_commits"].iter().chain(&described) {
+    for key in ["path", "starting_version", "skip_change_commits", "where"].iter().chain(&described) {
         without_budget["source"].as_object_mut().unwrap().shift_remove(*key);
     }
     without_budget.as_object_mut().unwrap().shift_remove("budget");
