@@ -35,6 +35,9 @@ pub const STORE_ACTIONS: &[&str] = &["lease", "journal-copy"];
 /// Actions with a fault point on each side that only jobs take whose source is staged.
 pub const STAGING_ACTIONS: &[&str] = &["stage"];
 
+/// Actions with a fault point on each side that only jobs take whose source is a query.
+pub const QUERY_ACTIONS: &[&str] = &["query-result"];
+
 /// Actions with a fault point on each side that only jobs take which go through a provider's Batch API.
 pub const BATCH_ACTIONS: &[&str] =
     &["spool", "submission-save", "upload", "batch-create", "batch-look", "download", "collect"];
@@ -68,7 +71,9 @@ mod armed {
     use std::sync::LazyLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
-    use super::{ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side};
+    use super::{
+        ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, QUERY_ACTIONS, STAGING_ACTIONS, STORE_ACTIONS, Side,
+    };
 
     struct Armed {
         action: String,
@@ -105,7 +110,9 @@ mod armed {
     }
 
     fn is_action(name: &str) -> bool {
-        [ACTIONS, STORE_ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS].concat().contains(&name)
+        [ACTIONS, STORE_ACTIONS, BATCH_ACTIONS, EXPORT_ACTIONS, STAGING_ACTIONS, QUERY_ACTIONS]
+            .concat()
+            .contains(&name)
     }
 
     /// Sends this process a signal with kill(1), since the crate forbids the unsafe code to raise one. The calling

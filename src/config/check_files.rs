@@ -25,6 +25,7 @@ impl Checker<'_> {
             return Err(self.wrong(format!("{section}.quote"), "is the delimiter, too"));
         }
         Ok(FilesSpec {
+            section: section.to_owned(),
             format: raw.format,
             schema: raw.schema.clone(),
             has_header: raw.header.unwrap_or(true),

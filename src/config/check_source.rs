@@ -6,7 +6,7 @@ use super::check::Checker;
 use super::error::ConfigError;
 use super::raw_source::RawSource;
 use super::raw_table::RawTable;
-use super::source_files::FilesSpec;
+use super::source_files::{FilesSpec, OnBadRow};
 use super::source_spec::{
     OnUnsupported, QUERY_RESULTS, QuerySpec, QueryTable, SourceSpec, SourceStart, TableRows,
 };
@@ -83,7 +83,7 @@ impl Checker<'_> {
         }
         if raw.files_are_described() {
             let message = "is a query, whose tables say how their files are read: move format, schema, header, \
-                           delimiter, quote, null_values and encoding to [source.table.<name>]";
+                           delimiter, quote, null_values and on_bad_row to [source.table.<name>]";
             return Err(self.wrong("source.query", message));
         }
         let Some(key) = self.distinct("source.key", key)? else {
@@ -107,6 +107,13 @@ impl Checker<'_> {
     }
 
     fn table(&self, name: String, mut raw: RawTable) -> Result<QueryTable, ConfigError> {
+        let is_plain =
+            |name: &str| name.chars().all(|c| c.is_alphanumeric() || c == '_') && !name.starts_with("__");
+        if !is_plain(&name) {
+            let message =
+                format!("has the name {name:?}; letters, digits and _ are allowed, and no __ in front");
+            return Err(self.wrong("source.table", message));
+        }
         let section = format!("source.table.{name}");
         let (version, documents) = (raw.version, raw.files.take());
         let path_key = format!("{section}.path");
@@ -116,7 +123,7 @@ impl Checker<'_> {
                 return Err(self.wrong(&path_key, "is missing; it, or files, says what the table is"));
             }
             (None, Some(pattern)) => {
-                if version.is_some() || raw.into_source().files_are_described() {
+                if version.is_some() || raw.binary_as_text || raw.into_source().files_are_described() {
                     return Err(self.wrong(&section, "has keys beside files, which documents do not have"));
                 }
                 // It has to be a path or a URL like any other.
@@ -143,6 +150,7 @@ impl RawSource {
             || self.header.is_some()
             || text.iter().any(|key| key.is_some())
             || !self.null_values.is_empty()
+            || self.on_bad_row != OnBadRow::Stop
     }
 }
 

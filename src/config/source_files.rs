@@ -68,6 +68,9 @@ pub enum TextEncoding {
 /// How files are read that are no tables.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct FilesSpec {
+    /// The section of the job file that says it, for messages.
+    #[serde(skip)]
+    pub section: String,
     /// The format; `None` if the files' names decide.
     pub format: Option<SourceFormat>,
     /// Types of columns of text files.

@@ -41,15 +41,17 @@ const PAGE_BREAK: &str = "\u{c}";
 #[must_use]
 pub fn register(context: &SessionContext, settings: &DocumentSettings) -> UnreadDocuments {
     let unread = UnreadDocuments::default();
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(FunctionContext {
         pool: ReaderPool::new(settings.clone()),
         processes: settings.processes,
         document_bytes: settings.document_bytes,
         policy: UnreadPolicy { unread: unread.clone(), on_unread: settings.on_unread },
     });
-    for kind in [Kind::PdfPages, Kind::PdfText, Kind::PdfPageCount, Kind::HtmlText] {
+    for name in
+        [FunctionName::PdfPages, FunctionName::PdfText, FunctionName::PdfPageCount, FunctionName::HtmlText]
+    {
         let function = DocumentFunction {
-            kind,
+            name,
             shared: Arc::clone(&shared),
             signature: Signature::user_defined(Volatility::Immutable),
         };
@@ -60,7 +62,7 @@ pub fn register(context: &SessionContext, settings: &DocumentSettings) -> Unread
 }
 
 #[derive(Debug)]
-struct Shared {
+struct FunctionContext {
     pool: ReaderPool,
     processes: NonZeroUsize,
     document_bytes: usize,
@@ -68,7 +70,7 @@ struct Shared {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Kind {
+enum FunctionName {
     PdfPages,
     PdfText,
     PdfPageCount,
@@ -77,14 +79,14 @@ enum Kind {
 
 #[derive(Debug)]
 struct DocumentFunction {
-    kind: Kind,
-    shared: Arc<Shared>,
+    name: FunctionName,
+    shared: Arc<FunctionContext>,
     signature: Signature,
 }
 
 impl PartialEq for DocumentFunction {
     fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind && Arc::ptr_eq(&self.shared, &other.shared)
+        self.name == other.name && Arc::ptr_eq(&self.shared, &other.shared)
     }
 }
 
@@ -92,17 +94,17 @@ impl Eq for DocumentFunction {}
 
 impl Hash for DocumentFunction {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.kind.hash(state);
+        self.name.hash(state);
     }
 }
 
 impl ScalarUDFImpl for DocumentFunction {
     fn name(&self) -> &'static str {
-        match self.kind {
-            Kind::PdfPages => "pdf_pages",
-            Kind::PdfText => "pdf_text",
-            Kind::PdfPageCount => "pdf_page_count",
-            Kind::HtmlText => "html_text",
+        match self.name {
+            FunctionName::PdfPages => "pdf_pages",
+            FunctionName::PdfText => "pdf_text",
+            FunctionName::PdfPageCount => "pdf_page_count",
+            FunctionName::HtmlText => "html_text",
         }
     }
 
@@ -115,8 +117,8 @@ impl ScalarUDFImpl for DocumentFunction {
         let [document, more @ ..] = given else {
             return plan_err!("{name} takes a document");
         };
-        let document = match self.kind {
-            Kind::HtmlText => text_type(name, document).or_else(|_| bytes_type(name, document))?,
+        let document = match self.name {
+            FunctionName::HtmlText => text_type(name, document).or_else(|_| bytes_type(name, document))?,
             _ => bytes_type(name, document)?,
         };
         match more {
@@ -127,10 +129,10 @@ impl ScalarUDFImpl for DocumentFunction {
     }
 
     fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(match self.kind {
-            Kind::PdfPages => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
-            Kind::PdfText | Kind::HtmlText => DataType::Utf8,
-            Kind::PdfPageCount => DataType::Int64,
+        Ok(match self.name {
+            FunctionName::PdfPages => DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))),
+            FunctionName::PdfText | FunctionName::HtmlText => DataType::Utf8,
+            FunctionName::PdfPageCount => DataType::Int64,
         })
     }
 
@@ -139,13 +141,13 @@ impl ScalarUDFImpl for DocumentFunction {
             let documents = bytes(&columns[0])?;
             let names = columns.get(1).map(texts).transpose()?;
             let documents = Documents { documents, names };
-            match self.kind {
-                Kind::PdfPages => lists(self.shared.pages(&documents)?),
-                Kind::PdfText => {
+            match self.name {
+                FunctionName::PdfPages => lists(self.shared.pages(&documents)?),
+                FunctionName::PdfText => {
                     let pages = self.shared.pages(&documents)?.into_iter();
                     column(pages.map(|pages| Some(pages?.join(PAGE_BREAK))).collect())
                 }
-                Kind::PdfPageCount => {
+                FunctionName::PdfPageCount => {
                     let counts =
                         self.shared.read_pdfs(
                             &documents,
@@ -157,7 +159,7 @@ impl ScalarUDFImpl for DocumentFunction {
                         )?;
                     Ok(Arc::new(Int64Array::from(counts)))
                 }
-                Kind::HtmlText => column(self.shared.html_texts(&documents)?),
+                FunctionName::HtmlText => column(self.shared.html_texts(&documents)?),
             }
         })
     }
@@ -175,7 +177,7 @@ impl Documents<'_> {
     }
 }
 
-impl Shared {
+impl FunctionContext {
     fn pages(&self, documents: &Documents<'_>) -> Result<Vec<Option<Vec<String>>>> {
         self.read_pdfs(documents, DocumentQuestion::Pages, |reply| match reply {
             DocumentReply::Pages(pages) => Some(pages),

@@ -25,14 +25,14 @@ pub(super) struct DrawnText {
     max_bytes: usize,
     is_full: bool,
     /// The last glyph.
-    pen: Option<Placed>,
+    pen: Option<GlyphPlace>,
     /// Where the last run of glyphs began, and its text.
     last_run: Option<(Point, String)>,
 }
 
 /// Where a glyph begins and ends.
 #[derive(Clone, Copy, Debug)]
-struct Placed {
+struct GlyphPlace {
     start: Point,
     end: Point,
     /// Direction of the line, of length 1.
@@ -51,7 +51,7 @@ impl DrawnText {
         (!self.is_full).then_some(self.text)
     }
 
-    fn push(&mut self, placed: Placed, glyph: &str) {
+    fn push(&mut self, placed: GlyphPlace, glyph: &str) {
         if let Some(pen) = self.pen {
             match gap(&pen, &placed) {
                 GlyphGap::None => {}
@@ -93,7 +93,7 @@ enum GlyphGap {
 }
 
 /// Returns what stands between two glyphs that are drawn one after the other.
-fn gap(pen: &Placed, next: &Placed) -> GlyphGap {
+fn gap(pen: &GlyphPlace, next: &GlyphPlace) -> GlyphGap {
     let size = pen.size.max(next.size);
     let moved = next.start - pen.end;
     let along = moved.dot(pen.along) / size;
@@ -120,7 +120,7 @@ fn ligature(character: char) -> Option<&'static str> {
     })
 }
 
-fn place(glyph: &Glyph<'_>, transform: Affine, mode: WritingMode) -> Placed {
+fn place(glyph: &Glyph<'_>, transform: Affine, mode: WritingMode) -> GlyphPlace {
     let at = |x: f64, y: f64| transform * Point::new(x, y);
     let width = match glyph {
         Glyph::Outline(outline) => outline.advance_width(),
@@ -136,7 +136,7 @@ fn place(glyph: &Glyph<'_>, transform: Affine, mode: WritingMode) -> Placed {
         WritingMode::Horizontal => f64::from(width.unwrap_or(500.0)) / EM,
         WritingMode::Vertical => 1.0,
     };
-    Placed { start, end: start + em * advance, along: em / em.hypot(), size }
+    GlyphPlace { start, end: start + em * advance, along: em / em.hypot(), size }
 }
 
 impl Device<'_> for DrawnText {
@@ -144,7 +144,7 @@ impl Device<'_> for DrawnText {
         if self.is_full {
             return;
         }
-        let glyphs: Vec<(Placed, String)> = run
+        let glyphs: Vec<(GlyphPlace, String)> = run
             .glyphs()
             .iter()
             .map(|glyph| {
@@ -186,7 +186,7 @@ mod tests {
         for (x, y, glyph) in glyphs {
             let start = Point::new(*x, *y);
             let end = start + Vec2::new(5.0, 0.0);
-            text.push(Placed { start, end, along: Vec2::new(1.0, 0.0), size: 10.0 }, glyph);
+            text.push(GlyphPlace { start, end, along: Vec2::new(1.0, 0.0), size: 10.0 }, glyph);
         }
         text.finish().unwrap()
     }
@@ -206,7 +206,8 @@ mod tests {
     #[test]
     fn text_beyond_the_maximum_is_none() {
         let mut text = DrawnText::new(3);
-        let placed = Placed { start: Point::ZERO, end: Point::ZERO, along: Vec2::new(1.0, 0.0), size: 1.0 };
+        let placed =
+            GlyphPlace { start: Point::ZERO, end: Point::ZERO, along: Vec2::new(1.0, 0.0), size: 1.0 };
         text.push(placed, "abcd");
         assert_eq!(text.finish(), None);
     }

@@ -34,11 +34,11 @@ const BATCH_ROWS: usize = 64;
 #[derive(Debug)]
 pub struct DocumentTable {
     schema: SchemaRef,
-    opened: Arc<Opened>,
+    opened: Arc<DocumentSource>,
 }
 
 #[derive(Debug)]
-struct Opened {
+struct DocumentSource {
     files: DocumentFiles,
     max_bytes: usize,
     policy: UnreadPolicy,
@@ -66,7 +66,7 @@ impl DocumentTable {
             Field::new("content", DataType::Binary, true),
         ]));
         let policy = UnreadPolicy { unread: unread.clone(), on_unread: settings.on_unread };
-        let opened = Opened { files, max_bytes: settings.document_bytes, policy };
+        let opened = DocumentSource { files, max_bytes: settings.document_bytes, policy };
         Ok(DocumentTable { schema, opened: Arc::new(opened) })
     }
 }
@@ -105,7 +105,7 @@ impl TableProvider for DocumentTable {
 #[derive(Debug)]
 struct DocumentScan {
     schema: SchemaRef,
-    opened: Arc<Opened>,
+    opened: Arc<DocumentSource>,
 }
 
 impl PartitionStream for DocumentScan {
@@ -133,7 +133,7 @@ impl PartitionStream for DocumentScan {
     }
 }
 
-impl Opened {
+impl DocumentSource {
     /// Returns how many files from this one on are read together.
     fn rows_that_fit(&self, from: usize) -> usize {
         let mut bytes = 0;

@@ -4,25 +4,35 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
-use arrow::compute::cast;
-use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use arrow::array::{ArrayRef, AsArray, Int64Array, UInt64Array};
+use arrow::compute::take_record_batch;
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::dataframe::DataFrame;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
-use futures::TryStreamExt;
+use futures::StreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::errors::ParquetError;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use super::session::{failed, wrong};
 use crate::config::QuerySpec;
-use crate::source::{ParquetFile, SourceError};
+use crate::source::{CarriedColumns, ParquetFile, SourceError};
 
+/// Beginning of the names of tables and columns that a query does not have.
+pub(super) const RESERVED: &str = "__enrich";
 /// Name of the column with the number of a row in the result.
 pub(super) const ROW_NUMBER: &str = "__enrich_row";
+/// Number of batches that are computed ahead of those that are written.
+const AHEAD: usize = 2;
+/// Number of rows that are copied together.
+const PIECE_ROWS: usize = 8_192;
 
-/// Returns the columns of a query's result, in types that files have.
+/// Returns the columns of a query's result, as the query gives them.
 ///
 /// # Errors
 /// When two columns have the same name, or the key is not among them.
@@ -42,25 +52,10 @@ pub(super) fn columns_of(query: &QuerySpec, frame: &DataFrame) -> Result<SchemaR
             names.join(", ")
         ));
     }
-    let plain = |field: &FieldRef| field.as_ref().clone().with_data_type(plain_type(field.data_type()));
-    Ok(Arc::new(Schema::new(fields.iter().map(plain).collect::<Vec<_>>())))
-}
-
-/// Returns the type in which files hold values of a type that only memory knows.
-fn plain_type(of: &DataType) -> DataType {
-    let plain =
-        |field: &FieldRef| Arc::new(field.as_ref().clone().with_data_type(plain_type(field.data_type())));
-    match of {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-        DataType::Dictionary(_, value) => plain_type(value),
-        DataType::RunEndEncoded(_, value) => plain_type(value.data_type()),
-        DataType::List(item) | DataType::LargeList(item) | DataType::ListView(item) => {
-            DataType::List(plain(item))
-        }
-        DataType::Struct(fields) => DataType::Struct(fields.iter().map(plain).collect()),
-        other => other.clone(),
+    if let Some(own) = fields.iter().find(|field| field.name().starts_with(RESERVED)) {
+        return refused(format!("has a column {:?}; names that begin with {RESERVED} are taken", own.name()));
     }
+    Ok(Arc::new(frame.schema().as_arrow().clone()))
 }
 
 /// Returns the names of the functions of a query whose values differ from one computation to the next.
@@ -91,40 +86,109 @@ pub(super) async fn write(
     path: &Path,
     is_numbered: bool,
 ) -> Result<u64, DataFusionError> {
-    let mut rows = frame.execute_stream().await?;
+    let mut stream = frame.execute_stream().await?;
+    let (computed, mut rows) = mpsc::channel(AHEAD);
+    // Functions may take long for a row, and the task that waits here listens to a stop. It ends with this one.
+    let mut computing = JoinSet::new();
+    computing.spawn(async move {
+        while let Some(batch) = stream.next().await {
+            if computed.send(batch).await.is_err() {
+                return;
+            }
+        }
+    });
+    let columns = CarriedColumns::of(Arc::clone(columns));
     let number = || Arc::new(Field::new(ROW_NUMBER, DataType::Int64, false));
-    let fields = columns.fields().iter().cloned().chain(is_numbered.then(number));
+    let fields = columns.schema().fields().iter().cloned().chain(is_numbered.then(number));
     let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-    let io = |error: std::io::Error| DataFusionError::IoError(error);
-    let mut file = ParquetFile::new(File::create(path).map_err(io)?, Arc::clone(&schema))
-        .map_err(|error| DataFusionError::ParquetError(Box::new(error)))?;
+    let mut file = create(path, &schema)?;
     let (mut count, mut next) = (0_u64, 0_i64);
-    while let Some(batch) = rows.try_next().await? {
+    while let Some(batch) = rows.recv().await {
+        let batch = columns.carry(&batch?).map_err(DataFusionError::Execution)?;
         count += batch.num_rows() as u64;
         let numbers: ArrayRef = Arc::new(Int64Array::from_iter_values((next..).take(batch.num_rows())));
         next += numbers.len() as i64;
-        let numbers = is_numbered.then_some(numbers);
-        let batch = plain(&batch, &schema, numbers)?;
-        file = tokio::task::spawn_blocking(move || file.write(&batch).map(|()| file))
-            .await
-            .map_err(|error| DataFusionError::External(Box::new(error)))?
-            .map_err(|error| DataFusionError::ParquetError(Box::new(error)))?;
+        let arrays = batch.columns().iter().cloned().chain(is_numbered.then_some(numbers));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), arrays.collect())?;
+        file = blocking(move || file.write(&batch).map(|()| file)).await?;
     }
-    file.finish().map_err(|error| DataFusionError::ParquetError(Box::new(error)))?;
+    if let Some(Err(error)) = computing.join_next().await {
+        return Err(DataFusionError::External(Box::new(error)));
+    }
+    blocking(move || file.finish()).await?;
     Ok(count)
 }
 
-/// Converts rows to the types of a schema, with one more column for those of which it has one more.
-fn plain(rows: &RecordBatch, schema: &SchemaRef, more: Option<ArrayRef>) -> Result<RecordBatch, ArrowError> {
-    let columns = rows.columns().iter().cloned().chain(more);
-    let columns = columns.zip(schema.fields()).map(|(column, field)| cast(&column, field.data_type()));
-    RecordBatch::try_new(Arc::clone(schema), columns.collect::<Result<_, _>>()?)
+/// Copies the rows with the given numbers, in ascending order, from a file of numbered rows into a new one without the
+/// numbers. Returns how many there are.
+pub(super) async fn copy_rows(
+    mut numbers: SendableRecordBatchStream,
+    whole: &Path,
+    path: &Path,
+) -> Result<u64, DataFusionError> {
+    let rows = ParquetRecordBatchReaderBuilder::try_new(File::open(whole)?)?.with_batch_size(PIECE_ROWS);
+    let of_file = Arc::clone(rows.schema());
+    let rows = rows.build()?;
+    let of_columns: Vec<usize> =
+        (0..of_file.fields().len()).filter(|at| of_file.field(*at).name() != ROW_NUMBER).collect();
+    let schema = Arc::new(of_file.project(&of_columns)?);
+    let mut file = create(path, &schema)?;
+    let (sender, mut wanted) = mpsc::channel::<Int64Array>(AHEAD);
+    let copying = blocking(move || {
+        let (mut count, mut numbers, mut at, mut start) = (0, Int64Array::from(Vec::<i64>::new()), 0, 0_i64);
+        for batch in rows {
+            let batch = batch?;
+            let end = start + batch.num_rows() as i64;
+            let mut taken = Vec::new();
+            loop {
+                if at == numbers.len() {
+                    let Some(next) = wanted.blocking_recv() else { break };
+                    (numbers, at) = (next, 0);
+                    continue;
+                }
+                if numbers.value(at) >= end {
+                    break;
+                }
+                taken.push((numbers.value(at) - start).cast_unsigned());
+                at += 1;
+            }
+            count += taken.len() as u64;
+            if !taken.is_empty() {
+                file.write(&take_record_batch(&batch.project(&of_columns)?, &UInt64Array::from(taken))?)?;
+            }
+            start = end;
+        }
+        file.finish()?;
+        Ok(count)
+    });
+    let sending = async move {
+        while let Some(batch) = numbers.next().await {
+            let numbers = batch?.column(0).as_primitive::<Int64Type>().clone();
+            if sender.send(numbers).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    };
+    let (count, ()) = tokio::try_join!(copying, sending)?;
+    Ok(count)
+}
+
+fn create(path: &Path, schema: &SchemaRef) -> Result<ParquetFile, DataFusionError> {
+    Ok(ParquetFile::new(File::create(path)?, Arc::clone(schema))?)
+}
+
+/// Does work that blocks.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ParquetError> + Send + 'static,
+) -> Result<T, DataFusionError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    Ok(done.map_err(|error| DataFusionError::External(Box::new(error)))??)
 }
 
 /// Writes a Parquet file without a row, which has the columns.
 pub(super) fn write_columns(columns: &SchemaRef, path: &Path) -> Result<(), SourceError> {
-    let written = File::create(path)
-        .map_err(parquet::errors::ParquetError::from)
-        .and_then(|file| ParquetFile::new(file, Arc::clone(columns))?.finish());
-    written.map_err(|error| failed(DataFusionError::ParquetError(Box::new(error))))
+    let columns = CarriedColumns::of(Arc::clone(columns));
+    let written = create(path, columns.schema()).and_then(|file| Ok(file.finish()?));
+    written.map_err(failed)
 }

@@ -16,7 +16,7 @@ pub(super) const KNOWN: &str = "__enrich_known";
 const EXAMPLES: usize = 3;
 
 /// Returns what is wrong with the keys of the result, as a predicate, with a few of them; `None` if nothing is.
-pub(super) async fn trouble(
+pub(super) async fn key_fault(
     context: &SessionContext,
     query: &QuerySpec,
 ) -> Result<Option<String>, DataFusionError> {
@@ -42,17 +42,18 @@ pub(super) async fn trouble(
     }))
 }
 
-/// Returns the query for the rows of the result whose key is in none of so many known tables, in the order of the result.
-pub(super) fn unknown_rows(query: &QuerySpec, names: &[String], known: usize) -> String {
-    let names = names.iter().map(|name| format!("r.{}", quoted(name))).collect::<Vec<_>>().join(", ");
-    let equal = query.key.iter().map(|name| format!("r.{0} = k.{0}", quoted(name)));
-    let equal = equal.collect::<Vec<_>>().join(" AND ");
+/// Returns the query for the numbers, in ascending order, of the rows of the result whose key is in none of so many known
+/// tables. It groups instead of joining: a group of any size goes to the disk, one side of a join does not.
+pub(super) fn unknown_rows(query: &QuerySpec, known: usize) -> String {
     let key = columns(query);
-    let known = (0..known)
-        .map(|at| format!("SELECT {key} FROM {KNOWN}_{at}"))
-        .collect::<Vec<_>>()
-        .join(" UNION ALL ");
-    format!("SELECT {names} FROM {RESULT} r LEFT ANTI JOIN ({known}) k ON {equal} ORDER BY r.{ROW_NUMBER}")
+    let known = (0..known).map(|at| {
+        format!(" UNION ALL SELECT {key}, CAST(NULL AS BIGINT) AS number, 1 AS is_known FROM {KNOWN}_{at}")
+    });
+    format!(
+        "SELECT max(number) AS number FROM (SELECT {key}, {ROW_NUMBER} AS number, 0 AS is_known FROM {RESULT}{}) \
+         GROUP BY {key} HAVING max(is_known) = 0 ORDER BY number",
+        known.collect::<String>()
+    )
 }
 
 /// Returns the columns of the key, separated by commas.
@@ -61,7 +62,7 @@ fn columns(query: &QuerySpec) -> String {
 }
 
 /// Returns a name as SQL writes it.
-pub(super) fn quoted(name: &str) -> String {
+fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 

@@ -8,6 +8,7 @@
 mod compute;
 mod keys;
 mod look;
+mod memory;
 mod results;
 mod session;
 mod stage;

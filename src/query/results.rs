@@ -95,9 +95,14 @@ impl QueryResults {
         store::create_folder(path)?;
         let to = path.join(name);
         match &self.folder {
-            Folder::Local(from) => std::fs::hard_link(from.join(name), &to)
-                .or_else(|_| std::fs::copy(from.join(name), &to).map(|_| ()))
-                .map_err(StoreError::of("copy to", to.as_path())),
+            Folder::Local(from) => {
+                let linked = std::fs::hard_link(from.join(name), &to);
+                match linked.or_else(|_| std::fs::copy(from.join(name), &to).map(|_| ())) {
+                    // A run has removed it meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                    copied => copied.map_err(StoreError::of("copy to", to.as_path())),
+                }
+            }
             Folder::Remote(objects) => match objects.get(name).await? {
                 Some(object) => {
                     std::fs::write(&to, object.bytes).map_err(StoreError::of("copy to", to.as_path()))

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-use datafusion::execution::memory_pool::FairSpillPool;
+
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+use super::memory::QueryMemory;
 use crate::checkpoint::Position;
 use crate::config::{QuerySpec, QueryTable, TableRows};
 use crate::documents::{self, DocumentSettings, DocumentTable, UnreadDocuments};
@@ -18,14 +19,17 @@ use crate::table::{Table, is_delta_table};
 /// Memory of a query in bytes; beyond it, sorts, joins and groups go to the disk.
 const MEMORY: usize = 256_000_000;
 /// Memory of a single sort that is kept for merging what it has spilled.
-const SORT_RESERVE: usize = 8_000_000;
+const SORT_RESERVE: usize = 1_000_000;
+/// Number of rows that are worked on together where a join sorts: each sort that is merged has so many in memory.
+const MERGE_ROWS: usize = 1_024;
 
 /// How two tables are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Joins {
     /// With one side in memory.
     Hash,
-    /// By sorting both, which goes to the disk where memory is short.
+    /// By sorting both, which goes to the disk where memory is short. Some types of keys cannot be joined this way, and
+    /// rows come in an order of their own.
     Merge,
 }
 
@@ -39,17 +43,24 @@ pub(super) struct QuerySession {
 pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<QuerySession, SourceError> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_owned()]));
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(MEMORY)))
+        .with_memory_pool(Arc::new(QueryMemory::new(MEMORY)))
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    // One partition: the rows of a table come in its order, and the same query gives the same file.
-    let config = SessionConfig::new()
-        .with_target_partitions(1)
+    // With one partition the rows of a table come in its order, and the same query gives the same file.
+    let mut config = SessionConfig::new()
+        .with_target_partitions(match joins {
+            Joins::Hash => 1,
+            // With one partition it is not tried.
+            Joins::Merge => 2,
+        })
         .with_sort_spill_reservation_bytes(SORT_RESERVE)
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
         .set_bool("datafusion.optimizer.prefer_hash_join", joins == Joins::Hash)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
+    if joins == Joins::Merge {
+        config = config.with_batch_size(MERGE_ROWS);
+    }
     let context = SessionContext::new_with_config_rt(config, runtime);
     let unread = documents::register(&context, &DocumentSettings::default());
     Ok(QuerySession { context, unread })
@@ -84,7 +95,7 @@ async fn register(
             let documents = documents.map_err(|error| SourceError::Query {
                 message: format!("reads {name}, which cannot be listed: {error}"),
             })?;
-            context.register_table(name, Arc::new(documents)).map_err(failed)?;
+            context.register_table(TableReference::bare(name), Arc::new(documents)).map_err(failed)?;
             return Ok(());
         }
     };
@@ -110,7 +121,7 @@ async fn register(
         source.remove_staged(&Position::Start, &[]);
     }
     let rows = source.into_table().await?;
-    context.register_table(name, rows).map_err(failed)?;
+    context.register_table(TableReference::bare(name), rows).map_err(failed)?;
     Ok(())
 }
 

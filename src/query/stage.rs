@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, TableReference};
 use datafusion::dataframe::DataFrame;
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 
@@ -130,8 +130,8 @@ pub(super) async fn stage_in(
 ) -> Result<StagedQuery, SourceError> {
     let io = |error| SourceError::Staging(StoreError::of("stage in", work)(error));
     let state = &job.places.state;
-    faultpoint::pass("stage", Side::Before).map_err(io)?;
-    let known = Known {
+    faultpoint::pass("query-result", Side::Before).map_err(io)?;
+    let known = KnownRows {
         target: match is_delta_table(&job.target.location).await? {
             true => Some(Table::open(job.target.location.clone()).await?),
             false => None,
@@ -155,9 +155,9 @@ pub(super) async fn stage_in(
     let changing = compute::changing_functions(planned.frame.logical_plan())?;
     let unread = planned.session.unread.take();
     drop(planned.session);
-    let context = new_session(work, Joins::Merge)?.context;
+    let context = new_session(work, Joins::Hash)?.context;
     register_file(&context, RESULT, &whole).await?;
-    if let Some(message) = keys::trouble(&context, query).await.map_err(failed)? {
+    if let Some(message) = keys::key_fault(&context, query).await.map_err(failed)? {
         return Err(SourceError::Query { message });
     }
     put_columns(results, &planned.columns, work).await?;
@@ -165,25 +165,26 @@ pub(super) async fn stage_in(
     let mut file = whole;
     if is_numbered {
         let tables = known.register(&context, query, place.source(job), state).await?;
-        let names: Vec<String> = planned.columns.fields().iter().map(|field| field.name().clone()).collect();
-        let frame = context.sql(&keys::unknown_rows(query, &names, tables)).await.map_err(failed)?;
-        file = work.join("new.parquet");
-        new_rows = compute::write(frame, &planned.columns, &file, false).await.map_err(failed)?;
+        let numbers = context.sql(&keys::unknown_rows(query, tables)).await.map_err(failed)?;
+        let numbers = numbers.execute_stream().await.map_err(failed)?;
+        let new = work.join("new.parquet");
+        new_rows = compute::copy_rows(numbers, &file, &new).await.map_err(failed)?;
+        file = new;
     }
     if new_rows > 0 {
         results.add(&file).await?;
     }
-    faultpoint::pass("stage", Side::After).map_err(io)?;
+    faultpoint::pass("query-result", Side::After).map_err(io)?;
     Ok(StagedQuery { rows, new_rows, changing, unread })
 }
 
 /// Where rows are that were staged before.
-struct Known {
+struct KnownRows {
     target: Option<Table>,
     has_results: bool,
 }
 
-impl Known {
+impl KnownRows {
     /// Registers what is known, and returns how many tables that are.
     async fn register(
         &self,
@@ -207,7 +208,9 @@ impl Known {
         }
         if self.has_results {
             let rows = Source::open(source, state).await?.into_table().await?;
-            context.register_table(format!("{KNOWN}_{tables}"), rows).map_err(failed)?;
+            context
+                .register_table(TableReference::bare(format!("{KNOWN}_{tables}")), rows)
+                .map_err(failed)?;
             tables += 1;
         }
         Ok(tables)
@@ -237,7 +240,8 @@ async fn plan(
 async fn put_columns(results: &QueryResults, columns: &SchemaRef, work: &Path) -> Result<(), SourceError> {
     let file = work.join("columns.parquet");
     compute::write_columns(columns, &file)?;
-    let name = Fingerprint::of([format!("{columns:?}").as_bytes()]).to_string();
+    let columns = columns.fields().iter().map(|field| format!("{:?} {}\n", field.name(), field.data_type()));
+    let name = Fingerprint::of([columns.collect::<String>().as_bytes()]).to_string();
     Ok(results.put_columns(&name, &file).await?)
 }
 

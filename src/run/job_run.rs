@@ -1,5 +1,6 @@
 //! A run of a job: from its source to its target.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -28,7 +29,7 @@ use crate::ident::{Lineage, RunId};
 use crate::plan::Planner;
 use crate::query::{self, QueryResults};
 use crate::sink::Sink;
-use crate::source::{MissingRows, Source, StagingProgress};
+use crate::source::{MissingRows, Source, SourceError, StagingProgress};
 use crate::store::Folder;
 use crate::table::is_delta_table;
 use crate::tally::Tally;
@@ -188,7 +189,13 @@ async fn start(
         return Err(RunError::Paused(paused.clone()));
     }
     if job.source.query.is_some() {
+        let columns = Arc::clone(source.schema());
         source = compute_query(job, session.home(), &checkpoint, voice).await?;
+        if *source.schema() != columns {
+            let message =
+                "gives other columns than when the run began: a table has changed; start again".to_owned();
+            return Err(SourceError::Query { message }.into());
+        }
     }
     if let Some(columns) = sink.apply_schema_change().await? {
         let at = &job.target.location;

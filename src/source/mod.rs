@@ -34,5 +34,5 @@ pub use position::{HeldFile, Lag, NextFile, NextRows};
 pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
-pub(crate) use staging::ParquetFile;
 pub use staging::StagingProgress;
+pub(crate) use staging::{CarriedColumns, ParquetFile};

@@ -127,6 +127,12 @@ impl Source {
             (files, all, filter, id, Catalog::Folder(Box::new(source)))
         };
         let noted = chosen(spec, at, &all)?;
+        let mut key = spec.query.iter().flat_map(|query| &query.key);
+        if let Some(missing) = key.find(|name| noted.index_of(name).is_err()) {
+            let message =
+                format!("has the key {missing:?} in a type that is not carried to the target; cast it");
+            return Err(SourceError::Query { message });
+        }
         Ok(Source { files, schema: plain(&noted), noted, all, filter, kept: VecDeque::new(), id, catalog })
     }
 

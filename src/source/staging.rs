@@ -35,8 +35,9 @@ use crate::config::{FilesSpec, OnBadRow, SourceFormat};
 use crate::faultpoint::{self, Side};
 use crate::ident::Fingerprint;
 use crate::panics;
-use crate::store::{self, Location, StoreError};
+use crate::store::{self, Location, StoreError, disk_trouble};
 
+pub(crate) use self::carried_types::CarriedColumns;
 pub(super) use self::kind::{Kind, Kinds};
 pub(crate) use self::parquet_file::ParquetFile;
 pub use self::progress::StagingProgress;
@@ -174,7 +175,7 @@ impl StagingArea {
         if !again && let Some(note) = note(&path) {
             return Ok(StagingResult::Whole { kinds: note.kinds, skipped: note.skipped });
         }
-        let mut skipped = SkippedRows::new(self.spec.on_bad_row);
+        let mut skipped = SkippedRows::new(&self.spec);
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let input = Input { root: &self.root, path: file, progress: &self.progress };
         let size = self.files.get(file).map_or(0, |stamp| stamp.size);
@@ -200,6 +201,7 @@ impl StagingArea {
                 store::remove(&beside).map_err(SourceError::Staging)?;
                 return match error {
                     StageError::Empty => Ok(StagingResult::Empty),
+                    StageError::Io(error) if disk_trouble(&error).is_some() => Err(failed(error)),
                     error => Ok(StagingResult::Wrong(error.to_string())),
                 };
             }

@@ -32,7 +32,9 @@ const FIRST_TRIES: u32 = 5;
 const MAX_DELAY: Duration = Duration::from_secs(10);
 /// What delays grow by.
 const GROWTH: u32 = 4;
-const MOST_MESSAGE_CHARS: usize = 300;
+const MAX_MESSAGE_CHARS: usize = 300;
+/// Largest file that is taken whole from a server that ignores ranges.
+pub(super) const MAX_WHOLE_BYTES: u64 = 16_000_000;
 
 /// Whether the server has answered this process: one that does not answer at all fails a run at once.
 static HAS_ANSWERED: AtomicBool = AtomicBool::new(false);
@@ -197,12 +199,14 @@ impl HubClient {
             if is_absent && times >= FIRST_TRIES {
                 return Err(error);
             }
-            let delay = jitter.full(most) + asked.unwrap_or_default();
+            let delay = jitter.full(most).saturating_add(asked.unwrap_or_default());
             most = (most * GROWTH).min(MAX_DELAY);
-            if clock::now() - started + delay > PATIENCE {
+            if (clock::now() - started).saturating_add(delay) > PATIENCE {
                 return Err(match asked {
-                    Some(asked) => HubError::Limited { seconds: asked.as_secs() },
-                    None => error,
+                    Some(asked) if matches!(error, HubError::Status { status: 429, .. }) => {
+                        HubError::Limited { seconds: asked.as_secs() }
+                    }
+                    _ => error,
                 });
             }
             tokio::time::sleep(delay).await;
@@ -226,13 +230,18 @@ impl HubClient {
         let next = header("link").and_then(|links| next_page(&links, url));
         let (code, said) =
             (header("x-error-code").unwrap_or_default(), header("x-error-message").unwrap_or_default());
+        let length = header("content-length").and_then(|length| length.parse::<u64>().ok());
+        if range.is_some() && status == 200 && length.is_some_and(|length| length > MAX_WHOLE_BYTES) {
+            let message = "the server gives whole files alone, and this one is too large for that".to_owned();
+            return Err(FailedAttempt::Final(HubError::Unusable(message)));
+        }
         let body = body_of(response).await;
         if status == 200 || status == 206 {
             let body = body.map_err(|error| no_answer(error.as_ref()))?;
             return Ok(HubResponse { body, is_partial: status == 206, next });
         }
         let message = if said.is_empty() { error_in(&body.unwrap_or_default()) } else { said };
-        let message = match message.trim().chars().take(MOST_MESSAGE_CHARS).collect::<String>() {
+        let message = match message.trim().chars().take(MAX_MESSAGE_CHARS).collect::<String>() {
             empty if empty.is_empty() => empty,
             message => format!(" ({message})"),
         };

@@ -24,15 +24,13 @@ use url::Url;
 
 use super::Location;
 use super::dataset_path::DatasetPath;
-use super::hub_client::{HubClient, HubError, HubResponse};
+use super::hub_client::{HubClient, HubError, HubResponse, MAX_WHOLE_BYTES};
 
 /// Name of the store in errors of object_store.
 const NAME: &str = "Hugging Face";
 const MAIN: &str = "main";
 /// Bytes that are fetched at once where a whole file is read.
 const CHUNK_BYTES: u64 = 8_000_000;
-/// Largest file that is taken whole from a server that ignores ranges.
-const MAX_WHOLE_BYTES: u64 = 16_000_000;
 /// The server's name for a path that is not there, as opposed to a repository or a revision.
 const NO_ENTRY: &str = "EntryNotFound";
 

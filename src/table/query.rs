@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use arrow::record_batch::RecordBatch;
 use deltalake::DeltaTableError;
+use deltalake::datafusion::common::TableReference;
 use deltalake::datafusion::prelude::{SessionConfig, SessionContext};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -99,7 +100,7 @@ impl Table {
         table.update_datafusion_session(&context.state()).map_err(&error)?;
         self.register(context)?;
         let provider = table.table_provider().await.map_err(of_datafusion)?;
-        context.register_table(name, provider).map_err(of_datafusion)?;
+        context.register_table(TableReference::bare(name), provider).map_err(of_datafusion)?;
         Ok(())
     }
 

@@ -59,6 +59,19 @@ async fn oddities_of_csv_give_a_right_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn any_character_may_separate_cells() {
+    for (written, delimiter) in [("\\u0001", "\u{1}"), ("\\u0002", "\u{2}"), ("-", "-"), ("e", "e")] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        let line = |cells: [&str; 3]| cells.join(delimiter);
+        let lines = [line(["id", "two", "thr"]), line(["1", "x", "y"]), line(["2", "z", "w"])];
+        fs::write(&path, lines.join("\n")).unwrap();
+        let world = world_over(&path, &format!("delimiter = \"{written}\"")).await;
+        world.run(&[]).await.assert_status(0).assert_says("2 rows written");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_text_is_refused_by_name() {
     let encoded = |bytes: fn(char) -> Vec<u8>| "id,text\n1,a\n".chars().flat_map(bytes).collect::<Vec<u8>>();
     for (bytes, message) in [
@@ -72,7 +85,7 @@ async fn what_is_no_text_is_refused_by_name() {
         (b"id,t\xe9xt\n1,a\n".to_vec(), "a.csv: line 1: it is not UTF-8"),
         (
             b"total, EUR;name\n1;x\n".to_vec(),
-            "line 2: the row has 1 cell, and there are 2 columns, with ',' between them; source.delimiter",
+            "line 2: the row has 1 cell, and there are 2 columns, with ',' between them; delimiter and quote in [source]",
         ),
         (b"a,b\n1,2,\n".to_vec(), "line 2: the row has 3 cells, and there are 2 columns"),
     ] {

@@ -4,7 +4,7 @@ use std::io;
 
 use serde::Serialize;
 
-use crate::config::OnBadRow;
+use crate::config::{FilesSpec, OnBadRow};
 
 /// Reason why a row of another encoding is not read.
 pub(super) const NOT_TEXT: &str = "it is not UTF-8; if the file is Latin-1 or Windows-1252, convert it, as with iconv -f WINDOWS-1252 -t UTF-8";
@@ -18,8 +18,12 @@ pub(super) enum StageError {
     #[error("it is empty")]
     Empty,
     /// A row stops the file.
-    #[error("{0}; mend the row, or leave such rows out with source.on_bad_row = \"skip\"")]
-    Row(BadRow),
+    #[error("{row}; mend the row, or leave such rows out with {section}.on_bad_row = \"skip\"")]
+    Row {
+        row: BadRow,
+        /// The section of the job file that says how the file is read.
+        section: String,
+    },
     /// The file as a whole is wrong.
     #[error("{0}")]
     File(String),
@@ -49,13 +53,15 @@ pub(super) struct BadRow {
 #[derive(Debug)]
 pub(super) struct SkippedRows {
     on_bad_row: OnBadRow,
+    section: String,
     pub(super) count: u64,
     pub(super) noted: Vec<BadRow>,
 }
 
 impl SkippedRows {
-    pub(super) fn new(on_bad_row: OnBadRow) -> Self {
-        SkippedRows { on_bad_row, count: 0, noted: Vec::new() }
+    pub(super) fn new(spec: &FilesSpec) -> Self {
+        let (on_bad_row, section) = (spec.on_bad_row, spec.section.clone());
+        SkippedRows { on_bad_row, section, count: 0, noted: Vec::new() }
     }
 
     /// Forgets all rows, before the file is read again.
@@ -69,7 +75,7 @@ impl SkippedRows {
     /// When the job stops at such rows.
     pub(super) fn skip(&mut self, row: BadRow) -> Result<(), StageError> {
         if self.on_bad_row == OnBadRow::Stop {
-            return Err(StageError::Row(row));
+            return Err(StageError::Row { row, section: self.section.clone() });
         }
         self.count += 1;
         if self.noted.len() < MAX_NOTED {

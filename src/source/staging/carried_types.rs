@@ -10,26 +10,24 @@ use ::arrow::error::ArrowError;
 use ::arrow::record_batch::RecordBatch;
 use ::arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use super::bad_row::StageError;
-
 /// Metadata by which a column of 16 bytes is one of UUIDs: Arrow's canonical extension type, and Avro's logical type.
 const UUID: [(&str, &str); 2] = [("ARROW:extension:name", "arrow.uuid"), ("logicalType", "uuid")];
 const UUID_BYTES: i32 = 16;
 
 /// The columns of a file, as they are staged.
 #[derive(Debug)]
-pub(super) struct CarriedColumns {
+pub(crate) struct CarriedColumns {
     from: SchemaRef,
     to: SchemaRef,
 }
 
 impl CarriedColumns {
-    pub(super) fn of(from: SchemaRef) -> Self {
+    pub(crate) fn of(from: SchemaRef) -> Self {
         let to = Arc::new(Schema::new(carried_fields(from.fields())));
         CarriedColumns { from, to }
     }
 
-    pub(super) fn schema(&self) -> &SchemaRef {
+    pub(crate) fn schema(&self) -> &SchemaRef {
         &self.to
     }
 
@@ -37,17 +35,16 @@ impl CarriedColumns {
     ///
     /// # Errors
     /// With the column that cannot be carried.
-    pub(super) fn carry(&self, rows: &RecordBatch) -> Result<RecordBatch, StageError> {
+    pub(crate) fn carry(&self, rows: &RecordBatch) -> Result<RecordBatch, String> {
         let pairs = self.from.fields().iter().zip(self.to.fields());
         let columns = pairs.zip(rows.columns()).map(|((from, to), column)| {
             carry(column, from, to).map_err(|error| {
                 let (name, data_type) = (from.name(), from.data_type());
-                StageError::File(format!(
-                    "the column {name:?} has the type {data_type}, which is not read: {error}"
-                ))
+                format!("the column {name:?} has the type {data_type}, which is not read: {error}")
             })
         });
-        Ok(RecordBatch::try_new(Arc::clone(&self.to), columns.collect::<Result<_, _>>()?)?)
+        let columns = columns.collect::<Result<_, _>>()?;
+        RecordBatch::try_new(Arc::clone(&self.to), columns).map_err(|error| error.to_string())
     }
 }
 

@@ -28,8 +28,8 @@ const SAMPLE_BYTES: usize = 4_000_000;
 /// Bytes and rows that are written together.
 const PIECE_BYTES: usize = 4_000_000;
 const PIECE_ROWS: usize = 8_192;
-/// A line behind the end of a file: where it comes back as part of a cell, a quote was not closed.
-const END: &str = "\n\u{1}enrich-end-of-file\u{1}\n";
+/// Length of the line behind the end of a file.
+const END_LENGTH: usize = 32;
 /// What spreadsheets write before the header, with the delimiter behind it.
 const SEPARATOR: &[u8] = b"sep=";
 /// What a delimiter may be that the job does not state, the likeliest first.
@@ -54,14 +54,14 @@ pub(super) fn stage(
         std::io::Seek::rewind(&mut &*to)?;
         let pass = Pass::begin(input, spec, format, known, tried.take())?;
         match pass.run(skipped, to)? {
-            Passed::Whole(kinds) => return Ok(StagedNote { kinds, skipped: skipped.count }),
-            Passed::Misfit(kinds) => tried = Some(kinds),
+            PassEnd::Whole(kinds) => return Ok(StagedNote { kinds, skipped: skipped.count }),
+            PassEnd::Misfit(kinds) => tried = Some(kinds),
         }
     }
 }
 
 /// How a pass over a file ended.
-enum Passed {
+enum PassEnd {
     /// It is staged.
     Whole(Vec<(String, Kind)>),
     /// Some value was not of its column's kind. These are the kinds of all.
@@ -89,6 +89,8 @@ struct Pass<'a> {
 /// Records of a file, with bounds on each.
 struct Lines {
     reader: csv::Reader<Box<dyn Read>>,
+    /// A line behind the end of the file: where it comes back as part of a cell, a quote was not closed.
+    end: String,
     allowance: ByteAllowance,
 }
 
@@ -114,11 +116,13 @@ impl Lines {
         match self.reader.read_record(record) {
             Ok(false) => Ok(NextRecord::End),
             Ok(true) => match record.get(record.len().saturating_sub(1)) {
-                Some(cell) if cell == END.trim_matches('\n') && record.len() == 1 => Ok(NextRecord::End),
-                Some(cell) if cell.ends_with(END.trim_start_matches('\n')) => Err(StageError::File(format!(
-                    "line {}: a quote is opened in this row and not closed up to the end of the file",
-                    position(record)
-                ))),
+                Some(cell) if cell == self.end && record.len() == 1 => Ok(NextRecord::End),
+                Some(cell) if cell.strip_suffix('\n').is_some_and(|cell| cell.ends_with(&self.end)) => {
+                    Err(StageError::File(format!(
+                        "line {}: a quote is opened in this row and not closed up to the end of the file",
+                        position(record)
+                    )))
+                }
                 _ => Ok(NextRecord::Record),
             },
             Err(error) => match error.into_kind() {
@@ -133,6 +137,13 @@ impl Lines {
             },
         }
     }
+}
+
+/// Returns a line that no file has, of a character that neither separates nor encloses cells.
+fn end_line(delimiter: u8, quote: Option<u8>) -> String {
+    let is_free = |byte: &u8| *byte != delimiter && Some(*byte) != quote;
+    let byte = [1, 2, 3].into_iter().find(is_free).unwrap_or(1);
+    char::from(byte).to_string().repeat(END_LENGTH)
 }
 
 /// Returns the line on which a record begins.
@@ -156,7 +167,9 @@ impl<'a> Pass<'a> {
             (None, SourceFormat::Tsv) => b'\t',
             (None, _) => delimiter_of(text.fill_buf()?, spec.quote),
         };
-        let (bounded, allowance) = BoundedReader::new(text.chain(END.as_bytes()), MAX_RECORD_BYTES);
+        let end = end_line(delimiter, spec.quote);
+        let behind = std::io::Cursor::new(format!("\n{end}\n"));
+        let (bounded, allowance) = BoundedReader::new(text.chain(behind), MAX_RECORD_BYTES);
         let reader = ReaderBuilder::new()
             .has_headers(false)
             .flexible(true)
@@ -165,7 +178,7 @@ impl<'a> Pass<'a> {
             .quote(spec.quote.unwrap_or(b'"'))
             .buffer_capacity(256 * 1_024)
             .from_reader(Box::new(bounded) as Box<dyn Read>);
-        let mut lines = Lines { reader, allowance };
+        let mut lines = Lines { reader, end, allowance };
         let mut first = StringRecord::new();
         for _ in 0..=u8::from(named.is_some()) {
             match lines.next(&mut first)? {
@@ -197,7 +210,7 @@ impl<'a> Pass<'a> {
     }
 
     /// Reads the rows into a staged file.
-    fn run(mut self, skipped: &mut SkippedRows, to: &File) -> Result<Passed, StageError> {
+    fn run(mut self, skipped: &mut SkippedRows, to: &File) -> Result<PassEnd, StageError> {
         if self.needs_sample {
             self.read_sample(skipped)?;
         }
@@ -233,12 +246,12 @@ impl<'a> Pass<'a> {
             }
         }
         if is_misfit {
-            return Ok(Passed::Misfit(self.columns.into_iter().map(|column| column.kind).collect()));
+            return Ok(PassEnd::Misfit(self.columns.into_iter().map(|column| column.kind).collect()));
         }
         file.write(&rows.take()?)?;
         let kinds: Vec<_> = self.columns.into_iter().map(|column| (column.name, column.kind)).collect();
         file.finish_with(&StagedNote { kinds: kinds.clone(), skipped: skipped.count })?;
-        Ok(Passed::Whole(kinds))
+        Ok(PassEnd::Whole(kinds))
     }
 
     fn read_sample(&mut self, skipped: &mut SkippedRows) -> Result<(), StageError> {
@@ -265,11 +278,12 @@ impl<'a> Pass<'a> {
                     line: position(record),
                     column: None,
                     reason: format!(
-                        "the row has {}, and there are {}, with {:?} between them; source.delimiter and source.quote say \
-                         what separates and encloses cells",
+                        "the row has {}, and there are {}, with {:?} between them; delimiter and quote in \
+                         [{}] say what separates and encloses cells",
                         counted(record.len() as u64, "cell"),
                         counted(self.columns.len() as u64, "column"),
-                        char::from(self.delimiter)
+                        char::from(self.delimiter),
+                        self.spec.section
                     ),
                 },
                 NextRecord::NotText { line, cell } => BadRow {
@@ -320,7 +334,7 @@ impl<'a> Pass<'a> {
     fn bad_cell(&self, record: &StringRecord, at: usize) -> BadRow {
         let column = &self.columns[at];
         let why = match column.origin {
-            KindOrigin::Declared => "as source.schema says",
+            KindOrigin::Declared => "as the schema of the job says",
             _ => "as in the files that were read first",
         };
         let value = shown(record.get(at).unwrap_or_default());
@@ -389,7 +403,7 @@ fn names(header: &StringRecord) -> Vec<String> {
     names.collect()
 }
 
-/// PendingRows that are not written yet.
+/// Rows that are not written yet.
 struct PendingRows {
     schema: SchemaRef,
     builders: Vec<Builder>,

@@ -277,7 +277,7 @@ impl JsonColumns<'_> {
                 None => {
                     let value = shown_value.unwrap_or_default();
                     let why = match origin {
-                        KindOrigin::Declared => "as source.schema says",
+                        KindOrigin::Declared => "as the schema of the job says",
                         _ => "as in the files that were read first",
                     };
                     return Err((name, format!("{value} is not {}, {why}", kind.what())));

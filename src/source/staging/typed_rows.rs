@@ -158,7 +158,7 @@ fn write(
     let columns = CarriedColumns::of(schema);
     let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(columns.schema()))?;
     for rows in rows {
-        file.write(&columns.carry(&rows?)?)?;
+        file.write(&columns.carry(&rows?).map_err(StageError::File)?)?;
         allowance.renew();
     }
     let note = StagedNote::default();
