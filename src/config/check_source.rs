@@ -163,7 +163,7 @@ impl SourceSpec {
             query: None,
             skip_change_commits: false,
             columns: None,
-            on_unsupported: OnUnsupported::default(),
+            on_unsupported: OnUnsupported::Text,
             binary_as_text: false,
             condition: None,
             files,

@@ -9,10 +9,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use datafusion::common::{DataFusionError, Result, resources_datafusion_err};
 use datafusion::execution::memory_pool::{MemoryLimit, MemoryPool, MemoryReservation};
 
-/// Number of sorts and groups for which there is memory.
-const SHARES: usize = 12;
+/// Number of sorts, groups and buffers for which there is memory: a join by sorting has up to eight.
+const SHARES: usize = 32;
+/// Beginning of DataFusion's name for a sort that reads back what it has spilled, and the number of those for which there is
+/// memory.
+const MERGE: &str = "ExternalSorterMerge";
+const MERGES: usize = 10;
 
-/// Memory of so many bytes, of which one that can spill has at most a twelfth.
+/// Memory of so many bytes, of which one that can spill has at most a small share.
 #[derive(Debug)]
 pub(super) struct QueryMemory {
     bytes: usize,
@@ -50,7 +54,14 @@ impl MemoryPool for QueryMemory {
             let name = reservation.consumer().name();
             resources_datafusion_err!("it takes more than {megabytes} MB of memory ({name})")
         };
-        if reservation.consumer().can_spill() && reservation.size() + additional > self.bytes / SHARES {
+        let consumer = reservation.consumer();
+        let most = match (consumer.can_spill(), consumer.name().starts_with(MERGE)) {
+            (true, _) => self.bytes / SHARES,
+            // It opens as many of its files at once as there is memory for.
+            (false, true) => self.bytes / MERGES,
+            (false, false) => self.bytes,
+        };
+        if reservation.size() + additional > most {
             return Err(short());
         }
         let grown = |used: usize| Some(used + additional).filter(|used| *used <= self.bytes);

@@ -119,6 +119,21 @@ impl QueryResults {
         }
     }
 
+    /// Returns a file that is not there, although a planned batch needs it, or not all of its rows are before a position.
+    pub(super) async fn lost(
+        &self,
+        position: &Position,
+        planned: &[PlannedBatch],
+    ) -> Result<Option<String>, StoreError> {
+        let partial = match position {
+            Position::Folder { partial: Some((file, _)), .. } => Some(file),
+            _ => None,
+        };
+        let there = self.names().await?;
+        let parts = planned.iter().flat_map(|batch| &batch.parts).map(|part| &part.file);
+        Ok(parts.chain(partial).find(|name| !there.contains(name)).cloned())
+    }
+
     /// Removes the files that neither a planned batch nor the rest of the results after a position needs. At the start
     /// nothing has been asked, so none is needed.
     ///

@@ -115,6 +115,14 @@ pub async fn stage(
 ) -> Result<StagedQuery, SourceError> {
     let Some(query) = &job.source.query else { return Ok(StagedQuery::default()) };
     let results = QueryResults::in_folder(home);
+    if let Some(lost) = results.lost(&checkpoint.position, &checkpoint.planned).await? {
+        let message = format!(
+            "has lost rows that it gave before: {lost} is gone from {}, and some of its rows are not in the target. \
+             Remove checkpoint.json in {home}, which is rebuilt from the target: what is missing there is computed again",
+            results.folder()
+        );
+        return Err(SourceError::Query { message });
+    }
     results.remove_unneeded(&checkpoint.position, &checkpoint.planned).await?;
     let work = WorkFolder::new(job)?;
     stage_in(job, query, &results, Place::Job(progress), &work.0).await

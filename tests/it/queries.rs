@@ -1,7 +1,9 @@
 //! Sources that are SQL queries over several tables: what is new is asked once, whatever is killed, lost or started over.
 
 use std::fs;
+use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Time64MicrosecondArray};
 use arrow::csv::WriterBuilder;
 use arrow::record_batch::RecordBatch;
 use enrich::config::{FaultSpec, SimulatorSpec};
@@ -223,12 +225,24 @@ async fn a_lost_checkpoint_costs_only_what_is_not_in_the_target() {
     fs::remove_dir_all(world.path("target/_checkpoints")).unwrap();
     world.run(&[]).await.assert_status(0).assert_says("45 rows, 0 of them new");
     world.assert_target(0..45).await;
+    // Results that are lost alone are missed, with what to do.
+    add(&world, 45..55);
+    for fault in ["", "parquet-file.before=kill@1"] {
+        let variables = [("ENRICH_FAULT", fault)];
+        let variables = if fault.is_empty() { &[][..] } else { &variables[..] };
+        world.run_with(&["--max-rows", "4"], variables).await;
+        fs::remove_dir_all(world.path("target/_checkpoints/test/query")).unwrap();
+        world.run(&[]).await.assert_status(2).assert_says("has lost rows that it gave before");
+        fs::remove_file(world.path("target/_checkpoints/test/checkpoint.json")).unwrap();
+    }
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..55).await;
     // Lost alone, while results are kept.
-    add(&world, 45..65);
+    add(&world, 55..75);
     world.run(&["--max-rows", "10"]).await.assert_status(0);
     fs::remove_file(world.path("target/_checkpoints/test/checkpoint.json")).unwrap();
     world.run(&[]).await.assert_status(0);
-    world.assert_target(0..65).await;
+    world.assert_target(0..75).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,6 +369,22 @@ async fn documents_that_cannot_be_read_are_null_and_told_and_stop_nothing() {
     let other = fs::read_to_string(world.job()).unwrap().replace("docs/**/*.pdf", "docs/**/*.htm");
     world.write_text(&other);
     world.run(&[]).await.assert_status(2).assert_says("reads docs, which cannot be listed: ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_may_have_columns_that_no_target_holds() {
+    let world = World::new(SimulatorSpec::default()).await;
+    fs::create_dir(world.path("left")).unwrap();
+    let rows = rows(0..10);
+    let times: ArrayRef = Arc::new(Time64MicrosecondArray::from_iter_values(0..10));
+    let columns = [("id", rows.column(0).clone()), ("text", rows.column(1).clone()), ("at", times)];
+    write_parquet(&world.path("left/a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
+    let source = "query = 'SELECT id, text, at FROM l'\nkey = [\"id\"]\n[source.table.l]\npath = \"left\"";
+    world.write_text(&world.usual_job("").replace("path = \"source\"", source));
+    world.run(&[]).await.assert_status(0);
+    world.assert_target(0..10).await;
+    let texts = rows_of(&world.path("target"), "SELECT at FROM target WHERE id = 3").await;
+    assert_eq!(texts, [["00:00:00.000003"]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
