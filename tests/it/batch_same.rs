@@ -78,7 +78,7 @@ async fn a_job_of_many_kinds_of_steps_comes_to_the_same_table_as_by_single_reque
     assert!(batched.requests < 20 && batched.batches.lines > 100, "{batched:?}");
 
     for world in [&online, &by_batch] {
-        world.on_job("retry", &[]).await.assert_status(0);
+        world.on_job("retry", &["--wait"]).await.assert_status(0);
     }
     let expected = table(&online).await;
     assert!(expected.iter().all(|row| row[8] == "0"));
