@@ -6,7 +6,7 @@ use super::raw_source::RawSource;
 use super::source_files::FilesSpec;
 
 impl Checker<'_> {
-    /// Checks how files that are no tables are read. `section` is that of the keys.
+    /// Checks the keys that say how files are read. `section` is the one in which they stand, such as `source`.
     pub(super) fn files(&self, section: &str, raw: &RawSource) -> Result<FilesSpec, ConfigError> {
         let character = |key: &str, text: &str| match text.as_bytes() {
             [byte] if byte.is_ascii() && !matches!(byte, b'\n' | b'\r') => Ok(*byte),

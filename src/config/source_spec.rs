@@ -73,7 +73,7 @@ impl SourceStart {
     }
 }
 
-/// Name of the folder with a query's results, in that of the checkpoint.
+/// Name of the folder of a query's results. It lies in the checkpoint's folder.
 pub const QUERY_RESULTS: &str = "query";
 
 /// A query, and the tables that it reads.

@@ -39,7 +39,7 @@ impl ChunkSize {
 /// anything new.
 pub(super) fn chunks(text: &str, size: ChunkSize, encoding: Encoding) -> Result<Vec<&str>, UnreadDocument> {
     let unread = |message: String| UnreadDocument::new(UnreadReason::Damaged).with_detail(&message);
-    let cut = Cut { text, ends: encoding.token_ends(text).map_err(unread)?, size, encoding };
+    let cut = TextSplitter { text, ends: encoding.token_ends(text).map_err(unread)?, size, encoding };
     let step = size.tokens - size.overlap;
     let number = 1 + cut.ends.len().saturating_sub(size.tokens).div_ceil(step);
     // A token is in about so many chunks.
@@ -64,7 +64,7 @@ pub(super) fn chunks(text: &str, size: ChunkSize, encoding: Encoding) -> Result<
     Ok(chunks)
 }
 
-struct Cut<'a> {
+struct TextSplitter<'a> {
     text: &'a str,
     /// Where the tokens of the text end.
     ends: Vec<usize>,
@@ -72,7 +72,7 @@ struct Cut<'a> {
     encoding: Encoding,
 }
 
-impl Cut<'_> {
+impl TextSplitter<'_> {
     /// Returns the end of the longest chunk that starts there.
     fn end_of(&self, start: usize) -> usize {
         let before = self.ends.partition_point(|end| *end <= start);

@@ -18,7 +18,7 @@ use super::chunk_function::ChunkFunction;
 use super::html;
 use super::policy::UnreadPolicy;
 use super::pool::ReaderPool;
-use super::reply::{DocumentQuestion, DocumentReply};
+use super::reply::{DocumentReply, DocumentRequest};
 use super::settings::DocumentSettings;
 use super::unread::{UnreadDocument, UnreadDocuments, UnreadReason};
 use super::values::{bytes, bytes_type, column, lists, returned, text_type, texts};
@@ -140,7 +140,7 @@ impl ScalarUDFImpl for DocumentFunction {
         returned(&arguments.args, |columns| {
             let documents = bytes(&columns[0])?;
             let names = columns.get(1).map(texts).transpose()?;
-            let documents = Documents { documents, names };
+            let documents = DocumentBatch { documents, names };
             match self.name {
                 FunctionName::PdfPages => lists(self.shared.pages(&documents)?),
                 FunctionName::PdfText => {
@@ -151,7 +151,7 @@ impl ScalarUDFImpl for DocumentFunction {
                     let counts =
                         self.shared.read_pdfs(
                             &documents,
-                            DocumentQuestion::PageCount,
+                            DocumentRequest::PageCount,
                             |reply| match reply {
                                 DocumentReply::PageCount(count) => i64::try_from(count).ok(),
                                 _ => None,
@@ -165,21 +165,21 @@ impl ScalarUDFImpl for DocumentFunction {
     }
 }
 
-/// Documents of a batch of rows, with their names if there are any.
-struct Documents<'a> {
+/// DocumentBatch of a batch of rows, with their names if there are any.
+struct DocumentBatch<'a> {
     documents: Vec<Option<&'a [u8]>>,
     names: Option<Vec<Option<&'a str>>>,
 }
 
-impl Documents<'_> {
+impl DocumentBatch<'_> {
     fn name(&self, index: usize) -> Option<&str> {
         self.names.as_ref()?.get(index).copied().flatten()
     }
 }
 
 impl FunctionContext {
-    fn pages(&self, documents: &Documents<'_>) -> Result<Vec<Option<Vec<String>>>> {
-        self.read_pdfs(documents, DocumentQuestion::Pages, |reply| match reply {
+    fn pages(&self, documents: &DocumentBatch<'_>) -> Result<Vec<Option<Vec<String>>>> {
+        self.read_pdfs(documents, DocumentRequest::Pages, |reply| match reply {
             DocumentReply::Pages(pages) => Some(pages),
             _ => None,
         })
@@ -188,8 +188,8 @@ impl FunctionContext {
     /// Asks about all documents, several at the same time, and returns what `take` makes of the replies.
     fn read_pdfs<T: Send + Sync>(
         &self,
-        documents: &Documents<'_>,
-        question: DocumentQuestion,
+        documents: &DocumentBatch<'_>,
+        question: DocumentRequest,
         take: impl Fn(DocumentReply) -> Option<T> + Sync,
     ) -> Result<Vec<Option<T>>> {
         let there: Vec<usize> =
@@ -222,7 +222,7 @@ impl FunctionContext {
         &self,
         document: &[u8],
         name: Option<&str>,
-        question: DocumentQuestion,
+        question: DocumentRequest,
         take: impl Fn(DocumentReply) -> Option<T>,
     ) -> Result<Option<T>> {
         match self.pool.ask(question, document).map_err(|error| DataFusionError::External(Box::new(error)))? {
@@ -234,7 +234,7 @@ impl FunctionContext {
         }
     }
 
-    fn html_texts(&self, documents: &Documents<'_>) -> Result<Vec<Option<String>>> {
+    fn html_texts(&self, documents: &DocumentBatch<'_>) -> Result<Vec<Option<String>>> {
         let text = |(index, page): (usize, &Option<&[u8]>)| {
             let Some(page) = *page else { return Ok(None) };
             let reason = match std::str::from_utf8(page) {

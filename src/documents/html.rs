@@ -44,7 +44,7 @@ impl TokenSink for TextSink {
 struct VisibleText {
     text: String,
     /// What stands before the next character.
-    gap: Break,
+    gap: TextBreak,
     /// Depth of elements whose white space counts.
     preformatted: usize,
     /// The element that hides what is in it, and how many of its name are open in it.
@@ -52,7 +52,7 @@ struct VisibleText {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-enum Break {
+enum TextBreak {
     #[default]
     None,
     Space,
@@ -73,7 +73,7 @@ impl VisibleText {
         } else if is_hidden(name) && !(name == "svg" && tag.self_closing) {
             self.hidden = Some((name.to_owned(), 1));
         } else if name == "br" {
-            self.gap = if self.gap >= Break::Line { Break::Paragraph } else { Break::Line };
+            self.gap = if self.gap >= TextBreak::Line { TextBreak::Paragraph } else { TextBreak::Line };
         } else {
             self.widen(gap_of(name));
             self.preformatted += usize::from(name == "pre");
@@ -103,7 +103,7 @@ impl VisibleText {
         }
     }
 
-    fn widen(&mut self, gap: Break) {
+    fn widen(&mut self, gap: TextBreak) {
         self.gap = self.gap.max(gap);
     }
 
@@ -113,17 +113,17 @@ impl VisibleText {
         }
         for character in characters.chars() {
             if self.preformatted == 0 && character.is_ascii_whitespace() {
-                self.widen(Break::Space);
+                self.widen(TextBreak::Space);
                 continue;
             }
             let gap = std::mem::take(&mut self.gap);
             if !self.text.is_empty() {
                 self.text.push_str(match gap {
-                    Break::None => "",
-                    Break::Space => " ",
-                    Break::Cell => "\t",
-                    Break::Line => "\n",
-                    Break::Paragraph => "\n\n",
+                    TextBreak::None => "",
+                    TextBreak::Space => " ",
+                    TextBreak::Cell => "\t",
+                    TextBreak::Line => "\n",
+                    TextBreak::Paragraph => "\n\n",
                 });
             }
             self.text.push(character);
@@ -151,17 +151,17 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// What stands before and after an element, as in the standard's `innerText`.
-fn gap_of(name: &str) -> Break {
+fn gap_of(name: &str) -> TextBreak {
     match name {
-        "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "blockquote" | "pre" | "hr" => Break::Paragraph,
+        "p" | "h1" | "h2" | "h3" | "h4" | "h5" | "h6" | "blockquote" | "pre" | "hr" => TextBreak::Paragraph,
         "address" | "article" | "aside" | "body" | "caption" | "center" | "dd" | "details" | "dialog"
         | "dir" | "div" | "dl" | "dt" | "fieldset" | "figcaption" | "figure" | "footer" | "form"
         | "header" | "hgroup" | "legend" | "li" | "main" | "menu" | "nav" | "ol" | "optgroup" | "option"
         | "search" | "section" | "summary" | "table" | "tbody" | "tfoot" | "thead" | "tr" | "ul" => {
-            Break::Line
+            TextBreak::Line
         }
-        "td" | "th" => Break::Cell,
-        _ => Break::None,
+        "td" | "th" => TextBreak::Cell,
+        _ => TextBreak::None,
     }
 }
 

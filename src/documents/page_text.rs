@@ -20,7 +20,7 @@ const BOLD: f64 = 0.15;
 
 /// A device that collects text.
 #[derive(Debug)]
-pub(super) struct DrawnText {
+pub(super) struct TextDevice {
     text: String,
     max_bytes: usize,
     is_full: bool,
@@ -40,9 +40,9 @@ struct GlyphPlace {
     size: f64,
 }
 
-impl DrawnText {
+impl TextDevice {
     pub(super) fn new(max_bytes: usize) -> Self {
-        DrawnText { text: String::new(), max_bytes, is_full: false, pen: None, last_run: None }
+        TextDevice { text: String::new(), max_bytes, is_full: false, pen: None, last_run: None }
     }
 
     /// Returns the text, or `None` if it has more than the maximum number of bytes.
@@ -139,7 +139,7 @@ fn place(glyph: &Glyph<'_>, transform: Affine, mode: WritingMode) -> GlyphPlace 
     GlyphPlace { start, end: start + em * advance, along: em / em.hypot(), size }
 }
 
-impl Device<'_> for DrawnText {
+impl Device<'_> for TextDevice {
     fn draw_glyph_run(&mut self, run: &GlyphRun<'_, '_>, props: DrawProps<'_>, _: &DrawMode) {
         if self.is_full {
             return;
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     fn drawn(glyphs: &[(f64, f64, &str)]) -> String {
-        let mut text = DrawnText::new(100);
+        let mut text = TextDevice::new(100);
         for (x, y, glyph) in glyphs {
             let start = Point::new(*x, *y);
             let end = start + Vec2::new(5.0, 0.0);
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn text_beyond_the_maximum_is_none() {
-        let mut text = DrawnText::new(3);
+        let mut text = TextDevice::new(3);
         let placed =
             GlyphPlace { start: Point::ZERO, end: Point::ZERO, along: Vec2::new(1.0, 0.0), size: 1.0 };
         text.push(placed, "abcd");

@@ -6,7 +6,7 @@ use hayro_interpret::hayro_syntax::{DecryptionError, LoadPdfError, Pdf};
 use hayro_interpret::kurbo::{Affine, Rect};
 use hayro_interpret::{Context, InterpreterCache, InterpreterSettings, interpret_page};
 
-use super::page_text::DrawnText;
+use super::page_text::TextDevice;
 use super::settings::TEXT_BYTES;
 use super::unread::{UnreadDocument, UnreadReason};
 
@@ -27,7 +27,7 @@ pub(super) fn pages(document: Vec<u8>) -> Result<Vec<String>, UnreadDocument> {
             pdf.xref(),
             InterpreterSettings::default(),
         );
-        let mut text = DrawnText::new(TEXT_BYTES - bytes);
+        let mut text = TextDevice::new(TEXT_BYTES - bytes);
         interpret_page(page, &mut context, &mut text);
         let text = text.finish().ok_or_else(|| UnreadDocument::new(UnreadReason::TooMuchText))?;
         bytes += text.len();

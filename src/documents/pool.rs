@@ -4,26 +4,26 @@ use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::error::DocumentError;
 use super::reader::{DocumentReader, ReaderEnd};
-use super::reply::{DocumentQuestion, DocumentReply};
+use super::reply::{DocumentReply, DocumentRequest};
 use super::settings::DocumentSettings;
 use super::unread::{UnreadDocument, UnreadReason};
 
 #[derive(Debug)]
 pub(super) struct ReaderPool {
     settings: DocumentSettings,
-    places: Mutex<Places>,
+    slots: Mutex<ReaderSlots>,
     is_free: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct ReaderSlots {
     idle: Vec<DocumentReader>,
     busy: usize,
 }
 
 impl ReaderPool {
     pub(super) fn new(settings: DocumentSettings) -> Self {
-        ReaderPool { settings, places: Mutex::default(), is_free: Condvar::new() }
+        ReaderPool { settings, slots: Mutex::default(), is_free: Condvar::new() }
     }
 
     /// Asks about a document, and waits for a process that is free and for its reply.
@@ -32,7 +32,7 @@ impl ReaderPool {
     /// When no process can be started.
     pub(super) fn ask(
         &self,
-        question: DocumentQuestion,
+        question: DocumentRequest,
         document: &[u8],
     ) -> Result<DocumentReply, DocumentError> {
         let unread = |reason| Ok(DocumentReply::Unread(UnreadDocument::new(reason)));
@@ -65,11 +65,11 @@ impl ReaderPool {
     }
 
     fn enter(&self) -> ReaderPermit<'_> {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_full = |places: &mut Places| places.busy >= self.settings.processes.get();
-        let mut places = self.is_free.wait_while(places, is_full).unwrap_or_else(PoisonError::into_inner);
-        places.busy += 1;
-        ReaderPermit { reader: places.idle.pop(), pool: self }
+        let slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |slots: &mut ReaderSlots| slots.busy >= self.settings.processes.get();
+        let mut slots = self.is_free.wait_while(slots, is_full).unwrap_or_else(PoisonError::into_inner);
+        slots.busy += 1;
+        ReaderPermit { reader: slots.idle.pop(), pool: self }
     }
 }
 
@@ -81,9 +81,9 @@ struct ReaderPermit<'a> {
 
 impl Drop for ReaderPermit<'_> {
     fn drop(&mut self) {
-        let mut places = self.pool.places.lock().unwrap_or_else(PoisonError::into_inner);
-        places.busy -= 1;
-        places.idle.extend(self.reader.take());
+        let mut slots = self.pool.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.busy -= 1;
+        slots.idle.extend(self.reader.take());
         self.pool.is_free.notify_one();
     }
 }

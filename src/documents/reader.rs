@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::error::DocumentError;
-use super::reply::{DocumentQuestion, DocumentReply, GREETING, read_reply, write_request};
+use super::reply::{DocumentReply, DocumentRequest, GREETING, read_reply, write_request};
 use super::settings::{DocumentSettings, READER_COMMAND};
 
 /// Maximum time until a process takes requests.
@@ -59,7 +59,7 @@ impl DocumentReader {
 
     pub(super) fn ask(
         &mut self,
-        question: DocumentQuestion,
+        question: DocumentRequest,
         document: &[u8],
         limit: Duration,
     ) -> Result<DocumentReply, ReaderEnd> {

@@ -18,7 +18,7 @@ const MAX_REPLY_BYTES: usize = 9 * TEXT_BYTES;
 /// What is asked about a document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum DocumentQuestion {
+pub(super) enum DocumentRequest {
     Pages = 0,
     PageCount = 1,
 }
@@ -34,7 +34,7 @@ pub(super) enum DocumentReply {
 /// Sends a request.
 pub(super) fn write_request(
     to: &mut impl Write,
-    question: DocumentQuestion,
+    question: DocumentRequest,
     document: &[u8],
 ) -> io::Result<()> {
     let length = u32::try_from(document.len() + 1).map_err(Error::other)?;
@@ -45,7 +45,7 @@ pub(super) fn write_request(
 }
 
 /// Receives a request; `None` at the end of the input.
-pub(super) fn read_request(from: &mut impl Read) -> io::Result<Option<(DocumentQuestion, Vec<u8>)>> {
+pub(super) fn read_request(from: &mut impl Read) -> io::Result<Option<(DocumentRequest, Vec<u8>)>> {
     let mut head = [0; 5];
     match from.read_exact(&mut head) {
         Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(None),
@@ -53,8 +53,8 @@ pub(super) fn read_request(from: &mut impl Read) -> io::Result<Option<(DocumentQ
     }
     let [a, b, c, d, question] = head;
     let question = match question {
-        0 => DocumentQuestion::Pages,
-        1 => DocumentQuestion::PageCount,
+        0 => DocumentRequest::Pages,
+        1 => DocumentRequest::PageCount,
         _ => return Err(ErrorKind::InvalidData.into()),
     };
     let length = u32::from_le_bytes([a, b, c, d]).checked_sub(1).ok_or(ErrorKind::InvalidData)?;
@@ -95,11 +95,11 @@ mod tests {
     #[test]
     fn messages_come_out_as_they_went_in() {
         let mut pipe = Vec::new();
-        write_request(&mut pipe, DocumentQuestion::PageCount, b"%PDF").unwrap();
-        write_request(&mut pipe, DocumentQuestion::Pages, b"").unwrap();
+        write_request(&mut pipe, DocumentRequest::PageCount, b"%PDF").unwrap();
+        write_request(&mut pipe, DocumentRequest::Pages, b"").unwrap();
         let mut from = pipe.as_slice();
-        assert_eq!(read_request(&mut from).unwrap(), Some((DocumentQuestion::PageCount, b"%PDF".to_vec())));
-        assert_eq!(read_request(&mut from).unwrap(), Some((DocumentQuestion::Pages, Vec::new())));
+        assert_eq!(read_request(&mut from).unwrap(), Some((DocumentRequest::PageCount, b"%PDF".to_vec())));
+        assert_eq!(read_request(&mut from).unwrap(), Some((DocumentRequest::Pages, Vec::new())));
         assert_eq!(read_request(&mut from).unwrap(), None);
 
         for reply in [

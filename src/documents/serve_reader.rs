@@ -10,7 +10,7 @@ use std::thread;
 use rlimit::Resource;
 
 use super::pdf;
-use super::reply::{DocumentQuestion, DocumentReply, GREETING, read_request, write_reply};
+use super::reply::{DocumentReply, DocumentRequest, GREETING, read_request, write_reply};
 use super::settings::STACK_BYTES;
 use super::unread::{UnreadDocument, UnreadReason};
 use crate::panics;
@@ -23,7 +23,7 @@ pub fn serve_reader(memory_bytes: u64) -> io::Result<()> {
     Resource::DATA.set(memory_bytes, memory_bytes)?;
     // A process that is ended for its memory leaves no file of it.
     Resource::CORE.set(0, 0)?;
-    let (requests, received) = mpsc::sync_channel::<(DocumentQuestion, Vec<u8>)>(1);
+    let (requests, received) = mpsc::sync_channel::<(DocumentRequest, Vec<u8>)>(1);
     // Not joined: the process ends without it.
     let _worker = thread::Builder::new().stack_size(STACK_BYTES).spawn(move || -> io::Result<()> {
         let mut output = io::stdout().lock();
@@ -43,10 +43,10 @@ pub fn serve_reader(memory_bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn reply_to(question: DocumentQuestion, document: Vec<u8>) -> DocumentReply {
+fn reply_to(question: DocumentRequest, document: Vec<u8>) -> DocumentReply {
     let read = panics::catch(|| match question {
-        DocumentQuestion::Pages => pdf::pages(document).map(DocumentReply::Pages),
-        DocumentQuestion::PageCount => pdf::page_count(document).map(DocumentReply::PageCount),
+        DocumentRequest::Pages => pdf::pages(document).map(DocumentReply::Pages),
+        DocumentRequest::PageCount => pdf::page_count(document).map(DocumentReply::PageCount),
     });
     match read {
         Ok(Ok(reply)) => reply,

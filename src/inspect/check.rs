@@ -62,17 +62,17 @@ pub async fn check(job: &Job, live: bool, simulator: Option<&Url>) -> Vec<Findin
             return findings;
         }
     };
-    let looked = match query::look(job, &home).await {
-        Ok(looked) => looked,
+    let preview = match query::preview(job, &home).await {
+        Ok(preview) => preview,
         Err(error) => {
             note("source", Err(error.into()));
             return findings;
         }
     };
-    if let Some(staged) = &looked.staged {
-        note("query", Ok(staged.to_string()));
+    if let Some(report) = &preview.report {
+        note("query", Ok(report.to_string()));
     }
-    let open = || Source::open(&looked.source, &job.places.state);
+    let open = || Source::open(&preview.source, &job.places.state);
     let source = match open().await {
         Ok(source) => {
             let columns = counted(source.schema().fields().len() as u64, "column");

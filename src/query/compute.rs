@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 use super::session::{failed, wrong};
 use crate::config::QuerySpec;
-use crate::source::{CarriedColumns, ParquetFile, SourceError};
+use crate::source::{ColumnConversion, ParquetFileWriter, SourceError};
 
 /// Beginning of the names of tables and columns that a query does not have.
 pub(super) const RESERVED: &str = "__enrich";
@@ -97,7 +97,7 @@ pub(super) async fn write(
             }
         }
     });
-    let columns = CarriedColumns::of(Arc::clone(columns));
+    let columns = ColumnConversion::of(Arc::clone(columns));
     let number = || Arc::new(Field::new(ROW_NUMBER, DataType::Int64, false));
     let fields = columns.schema().fields().iter().cloned().chain(is_numbered.then(number));
     let schema: SchemaRef = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
@@ -174,8 +174,8 @@ pub(super) async fn copy_rows(
     Ok(count)
 }
 
-fn create(path: &Path, schema: &SchemaRef) -> Result<ParquetFile, DataFusionError> {
-    Ok(ParquetFile::new(File::create(path)?, Arc::clone(schema))?)
+fn create(path: &Path, schema: &SchemaRef) -> Result<ParquetFileWriter, DataFusionError> {
+    Ok(ParquetFileWriter::new(File::create(path)?, Arc::clone(schema))?)
 }
 
 /// Does work that blocks.
@@ -188,7 +188,7 @@ async fn blocking<T: Send + 'static>(
 
 /// Writes a Parquet file without a row, which has the columns.
 pub(super) fn write_columns(columns: &SchemaRef, path: &Path) -> Result<(), SourceError> {
-    let columns = CarriedColumns::of(Arc::clone(columns));
+    let columns = ColumnConversion::of(Arc::clone(columns));
     let written = create(path, columns.schema()).and_then(|file| Ok(file.finish()?));
     written.map_err(failed)
 }

@@ -7,12 +7,12 @@
 
 mod compute;
 mod keys;
-mod look;
 mod memory;
+mod new_rows;
+mod preview;
 mod results;
 mod session;
-mod stage;
 
-pub use look::{QueryLook, look};
+pub use new_rows::{QueryReport, add_new_rows, prepare};
+pub use preview::{QueryPreview, preview};
 pub use results::QueryResults;
-pub use stage::{StagedQuery, prepare, stage};

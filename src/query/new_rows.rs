@@ -11,7 +11,7 @@ use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use super::compute;
 use super::keys::{self, KNOWN, RESULT};
 use super::results::QueryResults;
-use super::session::{Joins, QuerySession, failed, new_session, register_tables, wrong};
+use super::session::{JoinStrategy, QuerySession, failed, new_session, register_tables, wrong};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Job, QuerySpec, SourceSpec};
 use crate::documents::UnreadReport;
@@ -22,7 +22,8 @@ use crate::store::{self, Folder, StoreError};
 use crate::table::{Table, is_delta_table};
 use crate::wording::counted;
 
-/// Name of the folder in which a query is computed, in that of the job's local state.
+/// Name of the folder in which a query is computed. It lies in the checkpoint's folder, or in the job's local state if the
+/// checkpoint is in a store.
 const WORK: &str = "query-work";
 
 /// Number of documents that cannot be read which a message names.
@@ -30,32 +31,32 @@ const EXAMPLES: usize = 3;
 
 /// Where the results of a query are kept.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Place<'a> {
-    /// With the checkpoint. The job's local state is written, and how far files are read is told.
+pub(super) enum ResultPlace<'a> {
+    /// With the checkpoint. The job's local state is written, and the progress of reading is reported.
     Job(&'a StagingProgress),
     /// Elsewhere, as this source has them.
     Elsewhere(&'a SourceSpec),
 }
 
-impl<'a> Place<'a> {
+impl<'a> ResultPlace<'a> {
     fn progress(self) -> Option<&'a StagingProgress> {
         match self {
-            Place::Job(progress) => Some(progress),
-            Place::Elsewhere(_) => None,
+            ResultPlace::Job(progress) => Some(progress),
+            ResultPlace::Elsewhere(_) => None,
         }
     }
 
     fn source(self, job: &'a Job) -> &'a SourceSpec {
         match self {
-            Place::Job(_) => &job.source,
-            Place::Elsewhere(source) => source,
+            ResultPlace::Job(_) => &job.source,
+            ResultPlace::Elsewhere(source) => source,
         }
     }
 }
 
 /// What the computation of a query has brought.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct StagedQuery {
+pub struct QueryReport {
     /// Number of rows of the result.
     pub rows: u64,
     /// Number of rows among them whose key is not known yet.
@@ -66,7 +67,7 @@ pub struct StagedQuery {
     pub unread: UnreadReport,
 }
 
-impl fmt::Display for StagedQuery {
+impl fmt::Display for QueryReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the query gives {}, {} of them new", counted(self.rows, "row"), self.new_rows)?;
         if !self.changing.is_empty() {
@@ -98,7 +99,7 @@ pub async fn prepare(job: &Job, home: &Folder, progress: &StagingProgress) -> Re
     let Some(query) = &job.source.query else { return Ok(()) };
     let results = QueryResults::in_folder(home);
     let work = WorkFolder::new(job)?;
-    let planned = plan(query, &job.places.state, &work.0, Joins::Hash, Some(progress)).await?;
+    let planned = plan(query, &job.places.state, &work.0, JoinStrategy::Hash, Some(progress)).await?;
     put_columns(&results, &planned.columns, &work.0).await
 }
 
@@ -107,13 +108,13 @@ pub async fn prepare(job: &Job, home: &Folder, progress: &StagingProgress) -> Re
 ///
 /// # Errors
 /// When the query is wrong or cannot be computed, and when its keys do not tell its rows apart.
-pub async fn stage(
+pub async fn add_new_rows(
     job: &Job,
     home: &Folder,
     checkpoint: &Checkpoint,
     progress: &StagingProgress,
-) -> Result<StagedQuery, SourceError> {
-    let Some(query) = &job.source.query else { return Ok(StagedQuery::default()) };
+) -> Result<QueryReport, SourceError> {
+    let Some(query) = &job.source.query else { return Ok(QueryReport::default()) };
     let results = QueryResults::in_folder(home);
     if let Some(lost) = results.lost(&checkpoint.position, &checkpoint.planned).await? {
         let message = format!(
@@ -125,18 +126,18 @@ pub async fn stage(
     }
     results.remove_unneeded(&checkpoint.position, &checkpoint.planned).await?;
     let work = WorkFolder::new(job)?;
-    stage_in(job, query, &results, Place::Job(progress), &work.0).await
+    add_new_rows_in(job, query, &results, ResultPlace::Job(progress), &work.0).await
 }
 
 /// Adds the rows that neither the target nor the results have to the results, by files in the local folder `work`.
-pub(super) async fn stage_in(
+pub(super) async fn add_new_rows_in(
     job: &Job,
     query: &QuerySpec,
     results: &QueryResults,
-    place: Place<'_>,
+    place: ResultPlace<'_>,
     work: &Path,
-) -> Result<StagedQuery, SourceError> {
-    let io = |error| SourceError::Staging(StoreError::of("stage in", work)(error));
+) -> Result<QueryReport, SourceError> {
+    let io = |error| SourceError::Staging(StoreError::of("compute a query in", work)(error));
     let state = &job.places.state;
     faultpoint::pass("query-result", Side::Before).map_err(io)?;
     let known = KnownRows {
@@ -150,20 +151,20 @@ pub(super) async fn stage_in(
     let whole = work.join("whole.parquet");
     let spilling =
         |error: &DataFusionError| matches!(error.find_root(), DataFusionError::ResourcesExhausted(_));
-    let mut joins = Joins::Hash;
+    let mut joins = JoinStrategy::Hash;
     let (planned, rows) = loop {
         let planned = plan(query, state, work, joins, place.progress()).await?;
         match compute::write(planned.frame.clone(), &planned.columns, &whole, is_numbered).await {
             Ok(rows) => break (planned, rows),
             // With a join that goes to the disk it may fit.
-            Err(error) if joins == Joins::Hash && spilling(&error) => joins = Joins::Merge,
+            Err(error) if joins == JoinStrategy::Hash && spilling(&error) => joins = JoinStrategy::Merge,
             Err(error) => return Err(failed(error)),
         }
     };
     let changing = compute::changing_functions(planned.frame.logical_plan())?;
     let unread = planned.session.unread.take();
     drop(planned.session);
-    let context = new_session(work, Joins::Hash)?.context;
+    let context = new_session(work, JoinStrategy::Hash)?.context;
     register_file(&context, RESULT, &whole).await?;
     if let Some(message) = keys::key_fault(&context, query).await.map_err(failed)? {
         return Err(SourceError::Query { message });
@@ -183,10 +184,10 @@ pub(super) async fn stage_in(
         results.add(&file).await?;
     }
     faultpoint::pass("query-result", Side::After).map_err(io)?;
-    Ok(StagedQuery { rows, new_rows, changing, unread })
+    Ok(QueryReport { rows, new_rows, changing, unread })
 }
 
-/// Where rows are that were staged before.
+/// Where the rows are that need not be added: in the target, and in results.
 struct KnownRows {
     target: Option<Table>,
     has_results: bool,
@@ -230,7 +231,7 @@ async fn plan(
     query: &QuerySpec,
     state: &Path,
     work: &Path,
-    joins: Joins,
+    joins: JoinStrategy,
     progress: Option<&StagingProgress>,
 ) -> Result<QueryPlan, SourceError> {
     let session = new_session(work, joins)?;

@@ -2,19 +2,19 @@
 
 use tempfile::TempDir;
 
+use super::new_rows::{QueryReport, ResultPlace, add_new_rows_in};
 use super::results::QueryResults;
-use super::stage::{Place, StagedQuery, stage_in};
 use crate::config::{Job, SourceSpec};
 use crate::source::SourceError;
 use crate::store::{Folder, Location, StoreError};
 
 /// The rows that a run would find, as a source.
 #[derive(Debug)]
-pub struct QueryLook {
+pub struct QueryPreview {
     /// The source, which is the job's own if that is no query.
     pub source: SourceSpec,
     /// What the computation has brought; `None` if the source is no query.
-    pub staged: Option<StagedQuery>,
+    pub report: Option<QueryReport>,
     /// The folder of the rows, which is removed with this.
     _folder: Option<TempDir>,
 }
@@ -22,10 +22,10 @@ pub struct QueryLook {
 /// Computes the query of a job into a folder of its own, with the results that are kept.
 ///
 /// # Errors
-/// As [`super::stage`].
-pub async fn look(job: &Job, home: &Folder) -> Result<QueryLook, SourceError> {
+/// As [`super::add_new_rows`].
+pub async fn preview(job: &Job, home: &Folder) -> Result<QueryPreview, SourceError> {
     let Some(query) = &job.source.query else {
-        return Ok(QueryLook { source: job.source.clone(), staged: None, _folder: None });
+        return Ok(QueryPreview { source: job.source.clone(), report: None, _folder: None });
     };
     let folder = tempfile::tempdir().map_err(StoreError::of("create a folder in", std::env::temp_dir()))?;
     let copies = QueryResults::in_folder(&Folder::Local(folder.path().to_owned()));
@@ -37,6 +37,6 @@ pub async fn look(job: &Job, home: &Folder) -> Result<QueryLook, SourceError> {
     let source = SourceSpec { location, ..job.source.clone() };
     let work = folder.path().join("work");
     crate::store::create_folder(&work)?;
-    let staged = stage_in(job, query, &copies, Place::Elsewhere(&source), &work).await?;
-    Ok(QueryLook { source, staged: Some(staged), _folder: Some(folder) })
+    let report = add_new_rows_in(job, query, &copies, ResultPlace::Elsewhere(&source), &work).await?;
+    Ok(QueryPreview { source, report: Some(report), _folder: Some(folder) })
 }

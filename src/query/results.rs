@@ -31,7 +31,7 @@ impl QueryResults {
         &self.folder
     }
 
-    /// Returns the names of the files that are there; none if there is no folder.
+    /// Returns the names of the files in the folder. There are none if the folder does not exist.
     pub(super) async fn names(&self) -> Result<Vec<String>, StoreError> {
         let names = match &self.folder {
             Folder::Remote(objects) => objects.list().await?,

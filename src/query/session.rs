@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use datafusion::common::{DataFusionError, TableReference};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
-
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
@@ -20,12 +19,14 @@ use crate::table::{Table, is_delta_table};
 const MEMORY: usize = 256_000_000;
 /// Memory of a single sort that is kept for merging what it has spilled.
 const SORT_RESERVE: usize = 1_000_000;
-/// Number of rows that are worked on together where a join sorts: each sort that is merged has so many in memory.
+/// Number of rows that are worked on together. Where a join sorts they are fewer: each sort that is merged has so many in
+/// memory.
+const HASH_ROWS: usize = 8_192;
 const MERGE_ROWS: usize = 1_024;
 
 /// How two tables are joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Joins {
+pub(super) enum JoinStrategy {
     /// With one side in memory.
     Hash,
     /// By sorting both, which goes to the disk where memory is short. Some types of keys cannot be joined this way, and
@@ -40,34 +41,33 @@ pub(super) struct QuerySession {
 }
 
 /// Returns a session that spills into a folder.
-pub(super) fn new_session(spill: &Path, joins: Joins) -> Result<QuerySession, SourceError> {
+pub(super) fn new_session(spill: &Path, joins: JoinStrategy) -> Result<QuerySession, SourceError> {
     let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill.to_owned()]));
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(QueryMemory::new(MEMORY)))
         .with_disk_manager_builder(disk)
         .build_arc()
         .map_err(failed)?;
-    // With one partition the rows of a table come in its order, and the same query gives the same file.
-    let mut config = SessionConfig::new()
-        .with_target_partitions(match joins {
-            Joins::Hash => 1,
-            // With one partition it is not tried.
-            Joins::Merge => 2,
-        })
+    let (partitions, batch_rows) = match joins {
+        // The rows of a table come in its order, and the same query gives the same file.
+        JoinStrategy::Hash => (1, HASH_ROWS),
+        // With one partition DataFusion does not join by sorting.
+        JoinStrategy::Merge => (2, MERGE_ROWS),
+    };
+    let config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_batch_size(batch_rows)
         .with_sort_spill_reservation_bytes(SORT_RESERVE)
         .set_bool("datafusion.sql_parser.enable_ident_normalization", false)
-        .set_bool("datafusion.optimizer.prefer_hash_join", joins == Joins::Hash)
+        .set_bool("datafusion.optimizer.prefer_hash_join", joins == JoinStrategy::Hash)
         .set_bool("datafusion.execution.parquet.schema_force_view_types", false);
-    if joins == Joins::Merge {
-        config = config.with_batch_size(MERGE_ROWS);
-    }
     let context = SessionContext::new_with_config_rt(config, runtime);
     let unread = documents::register(&context, &DocumentSettings::default());
     Ok(QuerySession { context, unread })
 }
 
-/// Registers the tables of a query. `state` is the local folder with what earlier runs found out about files; it is
-/// written if there is a `progress`, in which is told how far they are read.
+/// Registers the tables of a query. `state` is the local folder of what earlier runs found out about files. With a
+/// `progress`, `state` is written, and the progress of reading is reported.
 pub(super) async fn register_tables(
     session: &QuerySession,
     query: &QuerySpec,

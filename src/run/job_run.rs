@@ -131,7 +131,7 @@ async fn compute_query(
     voice: &Voice,
 ) -> Result<Source, RunError> {
     let progress = StagingProgress::default();
-    let staging = query::stage(job, home, checkpoint, &progress);
+    let staging = query::add_new_rows(job, home, checkpoint, &progress);
     let staged = reporting(voice, &progress, Box::pin(staging)).await?;
     voice.say(&Event::Notice(&staged.to_string()));
     let mut source = Source::open_to_run(&job.source, &job.places.state, progress).await?;

@@ -19,7 +19,7 @@ use super::SourceError;
 use super::file::Root;
 use super::row_mask::RowMask;
 use super::shape::{FileShape, Footer};
-use super::staging::{Kind, Kinds, StagingArea, StagingResult};
+use super::staging::{ColumnKind, ColumnKinds, StagingArea, StagingResult};
 use crate::checkpoint::FileRange;
 use crate::config::SourceFormat;
 use crate::store::{Location, StoreError};
@@ -130,14 +130,14 @@ impl FileFormat {
 #[derive(Clone, Debug)]
 pub struct SourceFiles {
     root: Root,
-    reading: Reading,
+    reading: ReadMethod,
     /// Files that are not what they were when they were read, each with a message.
     refused: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 /// How the files of a source are read.
 #[derive(Clone, Debug)]
-enum Reading {
+enum ReadMethod {
     Parquet(ByteStrings),
     Staged(Arc<StagingArea>),
     #[cfg(test)]
@@ -146,10 +146,10 @@ enum Reading {
 
 /// What a look at a file has found.
 #[derive(Debug)]
-pub(super) struct LookedAt {
+pub(super) struct FileInspection {
     pub(super) footer: Footer,
-    /// Kinds of the columns, if they were inferred.
-    pub(super) kinds: Vec<(String, Kind)>,
+    /// ColumnKinds of the columns, if they were inferred.
+    pub(super) kinds: Vec<(String, ColumnKind)>,
     /// Identifies the content; `None` if that takes to read the file once more from a store.
     pub(super) content: Option<String>,
 }
@@ -162,16 +162,16 @@ impl From<Location> for SourceFiles {
 
 impl SourceFiles {
     pub(super) fn parquet(root: Root, bytes: ByteStrings) -> Self {
-        SourceFiles { root, reading: Reading::Parquet(bytes), refused: Arc::default() }
+        SourceFiles { root, reading: ReadMethod::Parquet(bytes), refused: Arc::default() }
     }
 
     pub(super) fn staged(root: Root, staging: Arc<StagingArea>) -> Self {
-        SourceFiles { root, reading: Reading::Staged(staging), refused: Arc::default() }
+        SourceFiles { root, reading: ReadMethod::Staged(staging), refused: Arc::default() }
     }
 
     #[cfg(test)]
     pub(super) fn lines(root: Root) -> Self {
-        SourceFiles { root, reading: Reading::Lines, refused: Arc::default() }
+        SourceFiles { root, reading: ReadMethod::Lines, refused: Arc::default() }
     }
 
     pub(super) fn root(&self) -> &Root {
@@ -179,8 +179,8 @@ impl SourceFiles {
     }
 
     /// Sets the kinds of columns to which files are held when they are staged.
-    pub(super) fn set_kinds(&self, kinds: Kinds) {
-        if let Reading::Staged(staging) = &self.reading {
+    pub(super) fn set_kinds(&self, kinds: ColumnKinds) {
+        if let ReadMethod::Staged(staging) = &self.reading {
             staging.set_kinds(kinds);
         }
     }
@@ -204,7 +204,7 @@ impl SourceFiles {
     /// Returns the path of a note on the skipped rows of a file.
     pub(super) fn skipped_rows(&self, file: &str) -> Option<PathBuf> {
         match &self.reading {
-            Reading::Staged(staging) => Some(staging.skipped_rows(file)),
+            ReadMethod::Staged(staging) => Some(staging.skipped_rows(file)),
             _ => None,
         }
     }
@@ -215,7 +215,7 @@ impl SourceFiles {
     /// When a file cannot be removed.
     pub(super) fn retain_staged<'a>(&self, needed: impl Iterator<Item = &'a str>) -> Result<(), StoreError> {
         match &self.reading {
-            Reading::Staged(staging) => staging.retain(needed),
+            ReadMethod::Staged(staging) => staging.retain(needed),
             _ => Ok(()),
         }
     }
@@ -225,10 +225,10 @@ impl SourceFiles {
     ///
     /// # Errors
     /// When a staged file cannot be written.
-    pub(super) fn look(&self, path: &str, again: bool) -> Result<LookedAt, SourceError> {
+    pub(super) fn look(&self, path: &str, again: bool) -> Result<FileInspection, SourceError> {
         let (footer, content) = match &self.reading {
-            Reading::Parquet(bytes) => parquet::look(&self.root, path, *bytes),
-            Reading::Staged(staging) => match staging.stage(path, again)? {
+            ReadMethod::Parquet(bytes) => parquet::look(&self.root, path, *bytes),
+            ReadMethod::Staged(staging) => match staging.stage(path, again)? {
                 StagingResult::Empty => (Footer::Missing, None),
                 StagingResult::Wrong(message) => (Footer::Damaged(message), None),
                 StagingResult::Whole { kinds, skipped: count } => {
@@ -240,13 +240,13 @@ impl SourceFiles {
                         }
                         other => other,
                     };
-                    return Ok(LookedAt { footer, kinds, content: staging.content(path) });
+                    return Ok(FileInspection { footer, kinds, content: staging.content(path) });
                 }
             },
             #[cfg(test)]
-            Reading::Lines => (lines::look(&self.root, path), None),
+            ReadMethod::Lines => (lines::look(&self.root, path), None),
         };
-        Ok(LookedAt { footer, kinds: Vec::new(), content })
+        Ok(FileInspection { footer, kinds: Vec::new(), content })
     }
 
     /// Reads the number and size of a file's rows. `columns` are the columns that are read: only these count. Blocks.
@@ -255,12 +255,12 @@ impl SourceFiles {
     /// When the file is not there or is damaged.
     pub(super) fn shape(&self, file: &str, columns: &Schema) -> Result<FileShape, SourceError> {
         match &self.reading {
-            Reading::Parquet(bytes) => parquet::shape(&self.root, file, columns, *bytes),
-            Reading::Staged(staging) => {
+            ReadMethod::Parquet(bytes) => parquet::shape(&self.root, file, columns, *bytes),
+            ReadMethod::Staged(staging) => {
                 parquet::shape(&staging.root(), &staging.file(file)?, columns, ByteStrings::default())
             }
             #[cfg(test)]
-            Reading::Lines => lines::shape(&self.root, file),
+            ReadMethod::Lines => lines::shape(&self.root, file),
         }
     }
 
@@ -276,13 +276,13 @@ impl SourceFiles {
         there: &RowMask,
     ) -> Result<Vec<bool>, SourceError> {
         match &self.reading {
-            Reading::Parquet(bytes) => parquet::candidates(&self.root, part, condition, there, *bytes),
-            Reading::Staged(staging) => {
+            ReadMethod::Parquet(bytes) => parquet::candidates(&self.root, part, condition, there, *bytes),
+            ReadMethod::Staged(staging) => {
                 let part = staging.part(part)?;
                 parquet::candidates(&staging.root(), &part, condition, there, ByteStrings::default())
             }
             #[cfg(test)]
-            Reading::Lines => {
+            ReadMethod::Lines => {
                 let rows = lines::shape(&self.root, &part.file)?.rows();
                 Ok((0..rows).map(|row| there.holds(row)).collect())
             }
@@ -304,18 +304,18 @@ impl SourceFiles {
             return Err(refusal);
         }
         match &self.reading {
-            Reading::Parquet(bytes) => {
+            ReadMethod::Parquet(bytes) => {
                 let (pieces, before) = parquet::open(&self.root, part, kept, noted, *bytes)?;
                 Ok((Box::new(pieces), before))
             }
-            Reading::Staged(staging) => {
+            ReadMethod::Staged(staging) => {
                 let part = staging.part(part)?;
                 let bytes = ByteStrings::default();
                 let (pieces, before) = parquet::open(&staging.root(), &part, kept, noted, bytes)?;
                 Ok((Box::new(pieces), before))
             }
             #[cfg(test)]
-            Reading::Lines => {
+            ReadMethod::Lines => {
                 let (pieces, before) = lines::open(&self.root, part, kept)?;
                 Ok((Box::new(pieces), before))
             }

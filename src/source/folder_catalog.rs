@@ -13,12 +13,12 @@ use super::SourceError;
 use super::columns::{MergedColumns, UnsupportedColumn};
 use super::file::Root;
 use super::file_format::ByteStrings;
-use super::file_format::{FileFormat, LookedAt, SourceFiles};
+use super::file_format::{FileFormat, FileInspection, SourceFiles};
 use super::known_footers::KnownFooters;
 use super::listing::{FolderListing, FoundFile, list};
 use super::position::{HeldFile, ReadProgress};
 use super::shape::Footer;
-use super::staging::{self, StagingArea, StagingPlace, StagingProgress, StagingStamp};
+use super::staging::{self, FileStamp, StagingArea, StagingPlace, StagingProgress};
 use crate::checkpoint::{FileRange, Position};
 use crate::config::{OnUnsupported, SourceSpec};
 use crate::store::{DatasetPath, Location, StoreError};
@@ -80,7 +80,7 @@ impl FolderCatalog {
             FileFormat::Staged(format) => {
                 let stamps = files.iter().map(|file| {
                     let content = file.content.clone().unwrap_or_default();
-                    let stamp = StagingStamp { size: file.size, modified_ms: file.modified_ms, content };
+                    let stamp = FileStamp { size: file.size, modified_ms: file.modified_ms, content };
                     (file.path.clone(), stamp)
                 });
                 let staging =
@@ -427,7 +427,7 @@ async fn look(
     let looked = looks(unknown, false).await?;
     let joined = staging::joined(&known, looked.iter().flat_map(|(_, looked)| &looked.kinds));
     let mut others = Vec::new();
-    for (at, LookedAt { footer, kinds, content }) in looked {
+    for (at, FileInspection { footer, kinds, content }) in looked {
         if !staging::has_types(&kinds, &joined) {
             others.push((at, files[at].path.clone()));
         }
@@ -435,7 +435,7 @@ async fn look(
         files[at].content = files[at].content.take().or(content);
     }
     source_files.set_kinds(joined.clone());
-    for (at, LookedAt { footer, .. }) in looks(others, true).await? {
+    for (at, FileInspection { footer, .. }) in looks(others, true).await? {
         files[at].footer = footer;
     }
     if !joined.is_empty() {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::listing::FoundFile;
 use super::shape::Footer;
-use super::staging::Kinds;
+use super::staging::ColumnKinds;
 use crate::store::{self, Location, StoreError};
 
 const NAME: &str = "footers.json";
@@ -37,9 +37,9 @@ struct FootersFile {
     format: String,
     /// The different columns that files have.
     columns: Vec<Fields>,
-    /// Kinds of the columns of text files, to which later files are held; `None` if none were inferred yet.
+    /// ColumnKinds of the columns of text files, to which later files are held; `None` if none were inferred yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    kinds: Option<Kinds>,
+    kinds: Option<ColumnKinds>,
     files: BTreeMap<String, KnownFooter>,
 }
 
@@ -91,12 +91,12 @@ impl KnownFooters {
     }
 
     /// Returns the kinds of columns to which files are held.
-    pub(super) fn kinds(&self) -> Kinds {
+    pub(super) fn kinds(&self) -> ColumnKinds {
         self.stored.kinds.clone().unwrap_or_default()
     }
 
     /// Sets the kinds of columns to which later files are held.
-    pub(super) fn set_kinds(&mut self, kinds: Kinds) {
+    pub(super) fn set_kinds(&mut self, kinds: ColumnKinds) {
         self.has_changed |= self.stored.kinds.as_ref() != Some(&kinds);
         self.stored.kinds = Some(kinds);
     }

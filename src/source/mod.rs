@@ -35,4 +35,4 @@ pub use reader::RowReader;
 pub use row_mask::RowMask;
 pub use shape::{FileShape, Fitting};
 pub use staging::StagingProgress;
-pub(crate) use staging::{CarriedColumns, ParquetFile};
+pub(crate) use staging::{ColumnConversion, ParquetFileWriter};

@@ -2,7 +2,7 @@
 //!
 //! A staged file is named after its source file, that file's size, modification time and, in a store, ETag, and the way
 //! in which it is read. It is there as a whole or not at all (test `files::a_kill_while_staging_loses_and_doubles_nothing`), and
-//! may be lost: it is written again when it is needed, with the same rows. Kinds of columns that were inferred once are
+//! may be lost: it is written again when it is needed, with the same rows. ColumnKinds of columns that were inferred once are
 //! kept, so that a later file does not change the type of a column.
 
 mod bad_row;
@@ -26,7 +26,7 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use tempfile::TempDir;
 
 use self::bad_row::{SkippedRows, StageError};
-use self::input::Input;
+use self::input::StagingInput;
 use self::parquet_file::{NOTE, StagedNote};
 use super::SourceError;
 use super::file::Root;
@@ -37,9 +37,9 @@ use crate::ident::Fingerprint;
 use crate::panics;
 use crate::store::{self, Location, StoreError, disk_trouble};
 
-pub(crate) use self::carried_types::CarriedColumns;
-pub(super) use self::kind::{Kind, Kinds};
-pub(crate) use self::parquet_file::ParquetFile;
+pub(crate) use self::carried_types::ColumnConversion;
+pub(super) use self::kind::{ColumnKind, ColumnKinds};
+pub(crate) use self::parquet_file::ParquetFileWriter;
 pub use self::progress::StagingProgress;
 
 const FOLDER: &str = "staged";
@@ -63,8 +63,8 @@ pub(super) struct StagingArea {
     /// The folder of state, with those of staged files and of notes on skipped rows.
     state: PathBuf,
     _temporary: Option<TempDir>,
-    files: BTreeMap<String, StagingStamp>,
-    kinds: Mutex<Kinds>,
+    files: BTreeMap<String, FileStamp>,
+    kinds: Mutex<ColumnKinds>,
     progress: StagingProgress,
     /// Held while a file is staged: one is enough for memory.
     turn: Mutex<()>,
@@ -72,7 +72,7 @@ pub(super) struct StagingArea {
 
 /// What a staged file is named after, besides its path: size, modification time and content of its source file.
 #[derive(Clone, Debug, Default)]
-pub(super) struct StagingStamp {
+pub(super) struct FileStamp {
     pub(super) size: u64,
     pub(super) modified_ms: u64,
     /// As the listing of a store says it; empty on a local disk.
@@ -84,7 +84,7 @@ pub(super) struct StagingStamp {
 pub(super) enum StagingResult {
     Whole {
         /// The columns of a text file.
-        kinds: Vec<(String, Kind)>,
+        kinds: Vec<(String, ColumnKind)>,
         skipped: u64,
     },
     /// It has no bytes yet.
@@ -104,7 +104,7 @@ impl StagingArea {
         spec: &FilesSpec,
         state: &Path,
         place: StagingPlace,
-        files: BTreeMap<String, StagingStamp>,
+        files: BTreeMap<String, FileStamp>,
         progress: StagingProgress,
     ) -> Result<Arc<Self>, StoreError> {
         let (state, temporary) = match place {
@@ -132,7 +132,7 @@ impl StagingArea {
     }
 
     /// Sets the kinds of columns to which files are held.
-    pub(super) fn set_kinds(&self, kinds: Kinds) {
+    pub(super) fn set_kinds(&self, kinds: ColumnKinds) {
         *self.kinds.lock().unwrap_or_else(PoisonError::into_inner) = kinds;
     }
 
@@ -149,7 +149,7 @@ impl StagingArea {
 
     /// Returns the name of a staged file.
     pub(super) fn name(&self, file: &str) -> String {
-        let StagingStamp { size, modified_ms, content } = self.files.get(file).cloned().unwrap_or_default();
+        let FileStamp { size, modified_ms, content } = self.files.get(file).cloned().unwrap_or_default();
         let root = self.root.at().at_revision(None).to_string();
         let (size, modified_ms) = (size.to_le_bytes(), modified_ms.to_le_bytes());
         let parts = [root.as_bytes(), file.as_bytes(), &size, &modified_ms, content.as_bytes()];
@@ -177,7 +177,7 @@ impl StagingArea {
         }
         let mut skipped = SkippedRows::new(&self.spec);
         let kinds = self.kinds.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let input = Input { root: &self.root, path: file, progress: &self.progress };
+        let input = StagingInput { root: &self.root, path: file, progress: &self.progress };
         let size = self.files.get(file).map_or(0, |stamp| stamp.size);
         self.progress.begin(self.root.place(file), size);
         let stage = || match self.format {
@@ -237,7 +237,7 @@ impl StagingArea {
     /// When the source file is gone, or has changed since it was planned, or cannot be staged any more.
     pub(super) fn part(&self, part: &FileRange) -> Result<FileRange, SourceError> {
         let at = self.root.place(&part.file);
-        let Some(StagingStamp { size, .. }) = self.files.get(&part.file) else {
+        let Some(FileStamp { size, .. }) = self.files.get(&part.file) else {
             let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
             return Err(SourceError::missing_file(&at, part, gone));
         };
@@ -317,21 +317,24 @@ fn note(path: &Path) -> Option<StagedNote> {
 
 /// Returns the kinds of columns that hold the values of several files, given what is known and what each file has. A
 /// column without a value is text from then on.
-pub(super) fn joined<'a>(known: &Kinds, files: impl Iterator<Item = &'a (String, Kind)>) -> Kinds {
-    let mut inferred = Kinds::new();
+pub(super) fn joined<'a>(
+    known: &ColumnKinds,
+    files: impl Iterator<Item = &'a (String, ColumnKind)>,
+) -> ColumnKinds {
+    let mut inferred = ColumnKinds::new();
     for (name, kind) in files.filter(|(name, _)| !known.contains_key(name)) {
-        let before = inferred.remove(name).unwrap_or(Kind::Null);
+        let before = inferred.remove(name).unwrap_or(ColumnKind::Null);
         inferred.insert(name.clone(), before.join(kind.clone()));
     }
     let inferred = inferred.into_iter().map(|(name, kind)| match kind {
-        Kind::Null => (name, Kind::Text),
+        ColumnKind::Null => (name, ColumnKind::Text),
         kind => (name, kind),
     });
     known.clone().into_iter().chain(inferred).collect()
 }
 
 /// Whether a file that has these kinds has the types of the joined ones.
-pub(super) fn has_types(file: &[(String, Kind)], joined: &Kinds) -> bool {
+pub(super) fn has_types(file: &[(String, ColumnKind)], joined: &ColumnKinds) -> bool {
     file.iter()
         .all(|(name, kind)| joined.get(name).is_none_or(|joined| joined.data_type() == kind.data_type()))
 }

@@ -36,10 +36,10 @@ const NO_ENTRY: &str = "EntryNotFound";
 
 /// A folder of a dataset repository at a revision.
 #[derive(Clone, Debug)]
-pub struct HubDataset(Arc<Repository>);
+pub struct HubDataset(Arc<DatasetRevision>);
 
 #[derive(Debug)]
-struct Repository {
+struct DatasetRevision {
     client: HubClient,
     folder: DatasetPath,
     revision: String,
@@ -51,26 +51,26 @@ struct Repository {
 #[derive(Debug, Deserialize)]
 struct TreeEntry {
     #[serde(rename = "type")]
-    kind: EntryKind,
+    kind: TreeEntryKind,
     path: String,
     #[serde(default)]
     size: u64,
     #[serde(default)]
     oid: String,
     /// Where the content is kept outside of Git.
-    lfs: Option<LargeFile>,
+    lfs: Option<LfsObject>,
 }
 
 #[derive(Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum EntryKind {
+enum TreeEntryKind {
     File,
     #[serde(other)]
     Other,
 }
 
 #[derive(Debug, Deserialize)]
-struct LargeFile {
+struct LfsObject {
     oid: String,
     size: u64,
 }
@@ -83,7 +83,7 @@ struct RevisionInfo {
 
 /// Whether a listing descends into folders.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Depth {
+enum ListingDepth {
     All,
     One,
 }
@@ -98,7 +98,7 @@ impl HubDataset {
         let Some(folder) = at.dataset() else { return Ok(None) };
         let revision = folder.revision.clone().unwrap_or_else(|| MAIN.to_owned());
         let client = HubClient::of_environment()?;
-        Ok(Some(HubDataset(Arc::new(Repository { client, folder, revision, found: Mutex::default() }))))
+        Ok(Some(HubDataset(Arc::new(DatasetRevision { client, folder, revision, found: Mutex::default() }))))
     }
 
     /// Returns the location at the commit that its revision is now. A location in no dataset repository is returned as it
@@ -133,7 +133,7 @@ fn generic(error: HubError) -> Error {
     Error::Generic { store: NAME, source: error.into() }
 }
 
-impl Repository {
+impl DatasetRevision {
     /// Returns a URL of an interface of the repository, such as `tree`.
     fn url(&self, before: &[&str], interface: &str, parts: &[&str]) -> Url {
         let DatasetPath { owner, name, .. } = &self.folder;
@@ -162,10 +162,10 @@ impl Repository {
     fn entries(
         self: &Arc<Self>,
         folder: &Path,
-        depth: Depth,
-    ) -> BoxStream<'static, object_store::Result<(EntryKind, ObjectMeta)>> {
+        depth: ListingDepth,
+    ) -> BoxStream<'static, object_store::Result<(TreeEntryKind, ObjectMeta)>> {
         let mut url = self.url(&["api"], "tree", &self.parts(folder));
-        if depth == Depth::All {
+        if depth == ListingDepth::All {
             url.query_pairs_mut().append_pair("recursive", "true");
         }
         let repository = Arc::clone(self);
@@ -183,7 +183,7 @@ impl Repository {
     }
 
     /// Returns an entry with its path relative to the store, and remembers it; `None` if it is not in the store's folder.
-    fn object(&self, entry: TreeEntry) -> object_store::Result<Option<(EntryKind, ObjectMeta)>> {
+    fn object(&self, entry: TreeEntry) -> object_store::Result<Option<(TreeEntryKind, ObjectMeta)>> {
         let mut path = entry.path.as_str();
         for part in &self.folder.parts {
             match path.strip_prefix(part.as_str()).and_then(|rest| rest.strip_prefix('/')) {
@@ -196,7 +196,7 @@ impl Repository {
         let e_tag = Some(oid).filter(|oid| !oid.is_empty());
         let last_modified = DateTime::UNIX_EPOCH;
         let object = ObjectMeta { location, last_modified, size, e_tag, version: None };
-        if entry.kind == EntryKind::File {
+        if entry.kind == TreeEntryKind::File {
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             found.insert(object.location.clone(), object.clone());
         }
@@ -213,7 +213,7 @@ impl Repository {
             return Ok(known);
         }
         let folder = path.as_ref().rsplit_once('/').map_or("", |(folder, _)| folder);
-        let mut entries = self.entries(&Path::parse(folder)?, Depth::One);
+        let mut entries = self.entries(&Path::parse(folder)?, ListingDepth::One);
         while entries.try_next().await?.is_some() {}
         let nowhere = || Error::NotFound { path: path.to_string(), source: "it is in no listing".into() };
         self.known(path).ok_or_else(nowhere)
@@ -300,17 +300,17 @@ impl ObjectStore for HubDataset {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        let entries = self.0.entries(&prefix.cloned().unwrap_or_default(), Depth::All);
-        let files =
-            entries.try_filter_map(async |(kind, object)| Ok((kind == EntryKind::File).then_some(object)));
+        let entries = self.0.entries(&prefix.cloned().unwrap_or_default(), ListingDepth::All);
+        let files = entries
+            .try_filter_map(async |(kind, object)| Ok((kind == TreeEntryKind::File).then_some(object)));
         files.boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
-        let entries = self.0.entries(&prefix.cloned().unwrap_or_default(), Depth::One);
+        let entries = self.0.entries(&prefix.cloned().unwrap_or_default(), ListingDepth::One);
         let entries: Vec<_> = entries.try_collect().await?;
         let (files, folders): (Vec<_>, Vec<_>) =
-            entries.into_iter().partition(|(kind, _)| *kind == EntryKind::File);
+            entries.into_iter().partition(|(kind, _)| *kind == TreeEntryKind::File);
         let objects = files.into_iter().map(|(_, object)| object).collect();
         let common_prefixes = folders.into_iter().map(|(_, folder)| folder.location).collect();
         Ok(ListResult { common_prefixes, objects })

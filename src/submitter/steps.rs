@@ -34,9 +34,14 @@ const NAME: &str = "enrich";
 /// Number of polls of which one asks for a single batch instead of a list.
 const POLLS_PER_SINGLE: usize = 10;
 
-/// A submission, the states of its batches that were asked for, `None` for one that is not there, and why others are not
-/// known.
-type PolledSubmission = (Submission, Vec<(String, Option<RemoteBatch>)>, Option<Failure>);
+/// What a poll has shown of a submission.
+struct PolledSubmission {
+    submission: Submission,
+    /// States of those of its batches that were asked for, by their ids; `None` for a batch that does not exist.
+    states: Vec<(String, Option<RemoteBatch>)>,
+    /// Why the state of another batch is not known.
+    failure: Option<Failure>,
+}
 
 impl Submitter {
     /// Takes the steps that are due. Returns whether there were any.
@@ -282,10 +287,10 @@ impl Submitter {
             None => self.poll_all(ids).await?,
         };
         let now = clock::wall();
-        for (submission, asked, failed) in polled {
+        for PolledSubmission { submission, states, failure } in polled {
             let id = submission.id;
             let missing: Vec<String> =
-                asked.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
+                states.iter().filter(|(_, found)| found.is_none()).map(|(id, _)| id.clone()).collect();
             let is_told =
                 self.drivers.get_mut(&id).is_none_or(|driver| driver.tell_missing(!missing.is_empty()));
             for remote in missing.into_iter().filter(|_| !is_told) {
@@ -295,12 +300,12 @@ impl Submitter {
                 );
                 self.io.voice.say(&Event::Notice(&text));
             }
-            self.update(id, |driver, submission, _| match failed {
+            self.update(id, |driver, submission, _| match failure {
                 Some(failure) => driver.failed(failure.delay, now),
-                None => driver.polled(submission, &asked, now),
+                None => driver.polled(submission, &states, now),
             })
             .await?;
-            self.follow_validation(&submission, &asked).await?;
+            self.follow_validation(&submission, &states).await?;
         }
         Ok(())
     }
@@ -359,7 +364,7 @@ impl Submitter {
                     Err(failure) => failed = Some(failure),
                 }
             }
-            polled.push((submission, asked, failed));
+            polled.push(PolledSubmission { submission, states: asked, failure: failed });
         }
         Ok(polled)
     }
@@ -383,12 +388,12 @@ impl Submitter {
     async fn poll_one(&self, ids: &[SubmissionId], of: SubmissionId, batch: &str) -> Vec<PolledSubmission> {
         let found = self.api.get(batch).await;
         let polled = |submission: Submission| {
-            let (asked, failed) = match &found {
+            let (states, failure) = match &found {
                 Ok(found) if submission.id == of => (vec![(batch.to_owned(), found.clone())], None),
                 Err(failure) if submission.id == of => (Vec::new(), Some(failure.clone())),
                 _ => (Vec::new(), None),
             };
-            (submission, asked, failed)
+            PolledSubmission { submission, states, failure }
         };
         ids.iter().filter_map(|id| self.submission(*id)).map(polled).collect()
     }

@@ -169,8 +169,8 @@ async fn look(
     simulator: Option<&Url>,
     session: Option<&Session<'_>>,
 ) -> Result<OutstandingSample, RunError> {
-    let looked = query::look(job, &run::home(job).await?).await?;
-    let mut source = Source::open(&looked.source, &job.places.state).await?;
+    let preview = query::preview(job, &run::home(job).await?).await?;
+    let mut source = Source::open(&preview.source, &job.places.state).await?;
     let mut prepared = PreparedJob::new(job, source.schema(), simulator)?;
     if let Some(session) = session {
         run::check_target(session, &mut prepared, &mut source).await?;

@@ -16,15 +16,15 @@ const UUID_BYTES: i32 = 16;
 
 /// The columns of a file, as they are staged.
 #[derive(Debug)]
-pub(crate) struct CarriedColumns {
+pub(crate) struct ColumnConversion {
     from: SchemaRef,
     to: SchemaRef,
 }
 
-impl CarriedColumns {
+impl ColumnConversion {
     pub(crate) fn of(from: SchemaRef) -> Self {
         let to = Arc::new(Schema::new(carried_fields(from.fields())));
-        CarriedColumns { from, to }
+        ColumnConversion { from, to }
     }
 
     pub(crate) fn schema(&self) -> &SchemaRef {

@@ -17,9 +17,9 @@ use ::arrow::record_batch::RecordBatch;
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
 
 use super::bad_row::{BadRow, NOT_TEXT, SkippedRows, StageError, shown};
-use super::input::{BoundedReader, ByteAllowance, Input, MAX_RECORD_BYTES};
-use super::kind::{CellValue, Kind, KindOrigin, Kinds};
-use super::parquet_file::{ParquetFile, StagedNote};
+use super::input::{BoundedReader, ByteAllowance, MAX_RECORD_BYTES, StagingInput};
+use super::kind::{CellValue, ColumnKind, ColumnKinds, KindOrigin};
+use super::parquet_file::{ParquetFileWriter, StagedNote};
 use crate::config::{FilesSpec, SourceFormat};
 use crate::wording::counted;
 
@@ -40,10 +40,10 @@ const CANDIDATES: [u8; 4] = [b',', b';', b'\t', b'|'];
 /// # Errors
 /// When the file cannot be read, or a bad row stops it.
 pub(super) fn stage(
-    input: Input<'_>,
+    input: StagingInput<'_>,
     spec: &FilesSpec,
     format: SourceFormat,
-    known: &Kinds,
+    known: &ColumnKinds,
     skipped: &mut SkippedRows,
     to: &File,
 ) -> Result<StagedNote, StageError> {
@@ -52,34 +52,34 @@ pub(super) fn stage(
         skipped.clear();
         to.set_len(0)?;
         std::io::Seek::rewind(&mut &*to)?;
-        let pass = Pass::begin(input, spec, format, known, tried.take())?;
+        let pass = CsvPass::begin(input, spec, format, known, tried.take())?;
         match pass.run(skipped, to)? {
-            PassEnd::Whole(kinds) => return Ok(StagedNote { kinds, skipped: skipped.count }),
-            PassEnd::Misfit(kinds) => tried = Some(kinds),
+            CsvPassEnd::Whole(kinds) => return Ok(StagedNote { kinds, skipped: skipped.count }),
+            CsvPassEnd::Misfit(kinds) => tried = Some(kinds),
         }
     }
 }
 
 /// How a pass over a file ended.
-enum PassEnd {
+enum CsvPassEnd {
     /// It is staged.
-    Whole(Vec<(String, Kind)>),
+    Whole(Vec<(String, ColumnKind)>),
     /// Some value was not of its column's kind. These are the kinds of all.
-    Misfit(Vec<Kind>),
+    Misfit(Vec<ColumnKind>),
 }
 
 /// A column of a file.
 struct CsvColumn {
     name: String,
     origin: KindOrigin,
-    kind: Kind,
+    kind: ColumnKind,
 }
 
 /// One reading of a file.
-struct Pass<'a> {
+struct CsvPass<'a> {
     spec: &'a FilesSpec,
     delimiter: u8,
-    lines: Lines,
+    lines: CsvRecords,
     columns: Vec<CsvColumn>,
     /// The first rows, which are read before the columns' kinds are tried.
     sample: Vec<StringRecord>,
@@ -87,7 +87,7 @@ struct Pass<'a> {
 }
 
 /// Records of a file, with bounds on each.
-struct Lines {
+struct CsvRecords {
     reader: csv::Reader<Box<dyn Read>>,
     /// A line behind the end of the file: where it comes back as part of a cell, a quote was not closed.
     end: String,
@@ -105,7 +105,7 @@ enum NextRecord {
     End,
 }
 
-impl Lines {
+impl CsvRecords {
     /// Reads the next record.
     ///
     /// # Errors
@@ -151,14 +151,14 @@ fn position(record: &StringRecord) -> u64 {
     record.position().map_or(0, csv::Position::line)
 }
 
-impl<'a> Pass<'a> {
+impl<'a> CsvPass<'a> {
     /// Opens a file and reads the names of its columns. `tried` are the kinds that an earlier pass found.
     fn begin(
-        input: Input<'_>,
+        input: StagingInput<'_>,
         spec: &'a FilesSpec,
         format: SourceFormat,
-        known: &Kinds,
-        tried: Option<Vec<Kind>>,
+        known: &ColumnKinds,
+        tried: Option<Vec<ColumnKind>>,
     ) -> Result<Self, StageError> {
         let mut text = input.text()?;
         let named = separator_line(text.fill_buf()?);
@@ -178,7 +178,7 @@ impl<'a> Pass<'a> {
             .quote(spec.quote.unwrap_or(b'"'))
             .buffer_capacity(256 * 1_024)
             .from_reader(Box::new(bounded) as Box<dyn Read>);
-        let mut lines = Lines { reader, end, allowance };
+        let mut lines = CsvRecords { reader, end, allowance };
         let mut first = StringRecord::new();
         for _ in 0..=u8::from(named.is_some()) {
             match lines.next(&mut first)? {
@@ -198,24 +198,24 @@ impl<'a> Pass<'a> {
         let columns = names.into_iter().map(|name| {
             let tried = tried.next();
             let (origin, kind) = match (spec.schema.get(&name), known.get(&name)) {
-                (Some(declared), _) => (KindOrigin::Declared, Kind::from(*declared)),
+                (Some(declared), _) => (KindOrigin::Declared, ColumnKind::from(*declared)),
                 (None, Some(known)) => (KindOrigin::Known, known.clone()),
-                (None, None) => (KindOrigin::Inferred, tried.unwrap_or(Kind::Null)),
+                (None, None) => (KindOrigin::Inferred, tried.unwrap_or(ColumnKind::Null)),
             };
             CsvColumn { name, origin, kind }
         });
         let columns = columns.collect();
         let sample = if spec.has_header { Vec::new() } else { vec![first] };
-        Ok(Pass { spec, delimiter, lines, columns, sample, needs_sample })
+        Ok(CsvPass { spec, delimiter, lines, columns, sample, needs_sample })
     }
 
     /// Reads the rows into a staged file.
-    fn run(mut self, skipped: &mut SkippedRows, to: &File) -> Result<PassEnd, StageError> {
+    fn run(mut self, skipped: &mut SkippedRows, to: &File) -> Result<CsvPassEnd, StageError> {
         if self.needs_sample {
             self.read_sample(skipped)?;
         }
         let mut rows = PendingRows::new(&self.columns);
-        let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(&rows.schema))?;
+        let mut file = ParquetFileWriter::new(to.try_clone()?, Arc::clone(&rows.schema))?;
         let mut cells = Vec::with_capacity(self.columns.len());
         let mut is_misfit = false;
         let mut sample = std::mem::take(&mut self.sample).into_iter();
@@ -246,12 +246,12 @@ impl<'a> Pass<'a> {
             }
         }
         if is_misfit {
-            return Ok(PassEnd::Misfit(self.columns.into_iter().map(|column| column.kind).collect()));
+            return Ok(CsvPassEnd::Misfit(self.columns.into_iter().map(|column| column.kind).collect()));
         }
         file.write(&rows.take()?)?;
         let kinds: Vec<_> = self.columns.into_iter().map(|column| (column.name, column.kind)).collect();
         file.finish_with(&StagedNote { kinds: kinds.clone(), skipped: skipped.count })?;
-        Ok(PassEnd::Whole(kinds))
+        Ok(CsvPassEnd::Whole(kinds))
     }
 
     fn read_sample(&mut self, skipped: &mut SkippedRows) -> Result<(), StageError> {
@@ -304,9 +304,11 @@ impl<'a> Pass<'a> {
     fn infer(&mut self, record: &StringRecord) {
         for (at, cell) in record.iter().enumerate() {
             let column = &self.columns[at];
-            if column.origin == KindOrigin::Inferred && column.kind != Kind::Text && !self.is_null(cell) {
+            if column.origin == KindOrigin::Inferred && column.kind != ColumnKind::Text && !self.is_null(cell)
+            {
                 let column = &mut self.columns[at];
-                column.kind = std::mem::replace(&mut column.kind, Kind::Null).join(Kind::of(cell));
+                column.kind =
+                    std::mem::replace(&mut column.kind, ColumnKind::Null).join(ColumnKind::of(cell));
             }
         }
     }
@@ -323,8 +325,8 @@ impl<'a> Pass<'a> {
                     None => return Some(at),
                 },
             };
-            if let (Kind::Int, CellValue::Int(number)) = (&column.kind, cell) {
-                self.columns[at].kind = Kind::of_int(number);
+            if let (ColumnKind::Int, CellValue::Int(number)) = (&column.kind, cell) {
+                self.columns[at].kind = ColumnKind::of_int(number);
             }
             cells.push(cell);
         }
@@ -406,12 +408,12 @@ fn names(header: &StringRecord) -> Vec<String> {
 /// Rows that are not written yet.
 struct PendingRows {
     schema: SchemaRef,
-    builders: Vec<Builder>,
+    builders: Vec<ColumnBuilder>,
     rows: usize,
     bytes: usize,
 }
 
-enum Builder {
+enum ColumnBuilder {
     Bool(BooleanBuilder),
     Int(Int64Builder),
     Float(Float64Builder),
@@ -420,50 +422,50 @@ enum Builder {
     Text(StringBuilder),
 }
 
-impl Builder {
-    fn new(kind: &Kind) -> Self {
+impl ColumnBuilder {
+    fn new(kind: &ColumnKind) -> Self {
         match kind {
-            Kind::Bool => Builder::Bool(BooleanBuilder::with_capacity(0)),
-            Kind::Int | Kind::LongInt => Builder::Int(Int64Builder::with_capacity(0)),
-            Kind::Float => Builder::Float(Float64Builder::with_capacity(0)),
-            Kind::Date => Builder::Date(Date32Builder::with_capacity(0)),
-            Kind::Timestamp => {
-                Builder::Time(TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC"))
+            ColumnKind::Bool => ColumnBuilder::Bool(BooleanBuilder::with_capacity(0)),
+            ColumnKind::Int | ColumnKind::LongInt => ColumnBuilder::Int(Int64Builder::with_capacity(0)),
+            ColumnKind::Float => ColumnBuilder::Float(Float64Builder::with_capacity(0)),
+            ColumnKind::Date => ColumnBuilder::Date(Date32Builder::with_capacity(0)),
+            ColumnKind::Timestamp => {
+                ColumnBuilder::Time(TimestampMicrosecondBuilder::with_capacity(0).with_timezone("UTC"))
             }
-            Kind::TimestampNtz => Builder::Time(TimestampMicrosecondBuilder::with_capacity(0)),
-            Kind::Null | Kind::Text | Kind::List(_) | Kind::Struct(_) => {
-                Builder::Text(StringBuilder::with_capacity(0, 0))
+            ColumnKind::TimestampNtz => ColumnBuilder::Time(TimestampMicrosecondBuilder::with_capacity(0)),
+            ColumnKind::Null | ColumnKind::Text | ColumnKind::List(_) | ColumnKind::Struct(_) => {
+                ColumnBuilder::Text(StringBuilder::with_capacity(0, 0))
             }
         }
     }
 
     fn push(&mut self, cell: CellValue, text: &str) {
         match (self, cell) {
-            (Builder::Bool(builder), CellValue::Bool(value)) => builder.append_value(value),
-            (Builder::Int(builder), CellValue::Int(value)) => builder.append_value(value),
-            (Builder::Float(builder), CellValue::Float(value)) => builder.append_value(value),
-            (Builder::Date(builder), CellValue::Date(value)) => builder.append_value(value),
-            (Builder::Time(builder), CellValue::Timestamp(value) | CellValue::TimestampNtz(value)) => {
+            (ColumnBuilder::Bool(builder), CellValue::Bool(value)) => builder.append_value(value),
+            (ColumnBuilder::Int(builder), CellValue::Int(value)) => builder.append_value(value),
+            (ColumnBuilder::Float(builder), CellValue::Float(value)) => builder.append_value(value),
+            (ColumnBuilder::Date(builder), CellValue::Date(value)) => builder.append_value(value),
+            (ColumnBuilder::Time(builder), CellValue::Timestamp(value) | CellValue::TimestampNtz(value)) => {
                 builder.append_value(value);
             }
-            (Builder::Text(builder), CellValue::Text) => builder.append_value(text),
-            (Builder::Bool(builder), _) => builder.append_null(),
-            (Builder::Int(builder), _) => builder.append_null(),
-            (Builder::Float(builder), _) => builder.append_null(),
-            (Builder::Date(builder), _) => builder.append_null(),
-            (Builder::Time(builder), _) => builder.append_null(),
-            (Builder::Text(builder), _) => builder.append_null(),
+            (ColumnBuilder::Text(builder), CellValue::Text) => builder.append_value(text),
+            (ColumnBuilder::Bool(builder), _) => builder.append_null(),
+            (ColumnBuilder::Int(builder), _) => builder.append_null(),
+            (ColumnBuilder::Float(builder), _) => builder.append_null(),
+            (ColumnBuilder::Date(builder), _) => builder.append_null(),
+            (ColumnBuilder::Time(builder), _) => builder.append_null(),
+            (ColumnBuilder::Text(builder), _) => builder.append_null(),
         }
     }
 
     fn finish(&mut self) -> ArrayRef {
         match self {
-            Builder::Bool(builder) => Arc::new(builder.finish()),
-            Builder::Int(builder) => Arc::new(builder.finish()),
-            Builder::Float(builder) => Arc::new(builder.finish()),
-            Builder::Date(builder) => Arc::new(builder.finish()),
-            Builder::Time(builder) => Arc::new(builder.finish()),
-            Builder::Text(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Bool(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Int(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Float(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Date(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Time(builder) => Arc::new(builder.finish()),
+            ColumnBuilder::Text(builder) => Arc::new(builder.finish()),
         }
     }
 }
@@ -472,7 +474,7 @@ impl PendingRows {
     fn new(columns: &[CsvColumn]) -> Self {
         let field = |column: &CsvColumn| Field::new(&column.name, column.kind.data_type(), true);
         let schema = Schema::new(columns.iter().map(field).collect::<Vec<_>>());
-        let builders = columns.iter().map(|column| Builder::new(&column.kind)).collect();
+        let builders = columns.iter().map(|column| ColumnBuilder::new(&column.kind)).collect();
         PendingRows { schema: Arc::new(schema), builders, rows: 0, bytes: 0 }
     }
 
@@ -490,7 +492,7 @@ impl PendingRows {
 
     fn take(&mut self) -> Result<RecordBatch, StageError> {
         (self.rows, self.bytes) = (0, 0);
-        let columns = self.builders.iter_mut().map(Builder::finish).collect();
+        let columns = self.builders.iter_mut().map(ColumnBuilder::finish).collect();
         Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
     }
 }

@@ -19,13 +19,13 @@ const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 
 /// A file to stage. It may be read several times.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Input<'a> {
+pub(super) struct StagingInput<'a> {
     pub(super) root: &'a Root,
     pub(super) path: &'a str,
     pub(super) progress: &'a StagingProgress,
 }
 
-impl Input<'_> {
+impl StagingInput<'_> {
     /// Opens the file from its beginning; decompressed if it begins as a gzip or zstd file does, whatever its name.
     ///
     /// # Errors
@@ -59,7 +59,7 @@ impl Input<'_> {
     /// Opens a text file behind its byte order mark.
     ///
     /// # Errors
-    /// As [`Input::bytes`], and when it is not UTF-8 by its first bytes.
+    /// As [`StagingInput::bytes`], and when it is not UTF-8 by its first bytes.
     pub(super) fn text(self) -> Result<BufReader<Box<dyn Read>>, StageError> {
         let mut text = self.bytes()?;
         let mark = match text.fill_buf()? {

@@ -7,7 +7,7 @@ use super::input::MAX_RECORD_BYTES;
 
 /// How records lie in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Layout {
+enum RecordLayout {
     Lines,
     Array,
     Values,
@@ -22,7 +22,7 @@ pub(super) struct JsonRecord<'a> {
 /// Reader of the records of a file, with a bound on the size of each.
 pub(super) struct JsonRecords<R> {
     reader: R,
-    layout: Layout,
+    layout: RecordLayout,
     /// The present line, from 1.
     line: u64,
     text: Vec<u8>,
@@ -36,14 +36,14 @@ impl<R: BufRead> JsonRecords<R> {
     /// Finds out how the records lie: a file that begins with a bracket is an array, one whose first line is a value
     /// has one in each line.
     pub(super) fn new(reader: R) -> Result<Self, StageError> {
-        let (text, layout) = (Vec::new(), Layout::Lines);
+        let (text, layout) = (Vec::new(), RecordLayout::Lines);
         let mut records = JsonRecords { reader, layout, line: 1, text, has_ended: false, has_first: false };
         records.skip_blanks()?;
         match records.peek()? {
             None => return Err(StageError::Empty),
             Some(b'[') => {
                 records.reader.consume(1);
-                records.layout = Layout::Array;
+                records.layout = RecordLayout::Array;
             }
             Some(_) => {
                 records.read_line()?;
@@ -51,7 +51,7 @@ impl<R: BufRead> JsonRecords<R> {
                 if serde_json::from_slice::<serde::de::IgnoredAny>(&records.text)
                     .is_err_and(|error| error.is_eof())
                 {
-                    records.layout = Layout::Values;
+                    records.layout = RecordLayout::Values;
                 }
             }
         }
@@ -65,7 +65,7 @@ impl<R: BufRead> JsonRecords<R> {
     pub(super) fn next(&mut self) -> Result<Option<JsonRecord<'_>>, StageError> {
         let mut is_first = std::mem::take(&mut self.has_first);
         match self.layout {
-            Layout::Lines => loop {
+            RecordLayout::Lines => loop {
                 if !std::mem::take(&mut is_first) {
                     self.text.clear();
                     if !self.read_line()? {
@@ -78,7 +78,7 @@ impl<R: BufRead> JsonRecords<R> {
                     return Ok(Some(JsonRecord { line, text: &self.text }));
                 }
             },
-            Layout::Array | Layout::Values => {
+            RecordLayout::Array | RecordLayout::Values => {
                 if !is_first {
                     self.text.clear();
                 }
@@ -91,7 +91,7 @@ impl<R: BufRead> JsonRecords<R> {
         if self.has_ended {
             return Ok(None);
         }
-        let mut scan = BracketScan::default();
+        let mut scan = JsonScan::default();
         let line;
         if has_begun {
             line = self.line - u64::from(self.text.ends_with(b"\n"));
@@ -106,13 +106,13 @@ impl<R: BufRead> JsonRecords<R> {
             }
             line = self.line;
             match (self.peek()?, self.layout) {
-                (None, Layout::Array) => {
+                (None, RecordLayout::Array) => {
                     return Err(StageError::File(format!(
                         "line {line}: the file ends before its array does"
                     )));
                 }
                 (None, _) => return Ok(None),
-                (Some(b']'), Layout::Array) => {
+                (Some(b']'), RecordLayout::Array) => {
                     self.reader.consume(1);
                     self.has_ended = true;
                     self.skip_blanks()?;
@@ -193,7 +193,7 @@ fn too_large(line: u64) -> StageError {
 
 /// Where a scan through a value is.
 #[derive(Debug, Default)]
-struct BracketScan {
+struct JsonScan {
     depth: u32,
     is_in_text: bool,
     is_escaped: bool,
@@ -202,7 +202,7 @@ struct BracketScan {
     is_closed: bool,
 }
 
-impl BracketScan {
+impl JsonScan {
     fn is_at_top(&self) -> bool {
         self.has_begun && self.depth == 0 && !self.is_in_text
     }

@@ -11,10 +11,10 @@ use ::arrow::json::reader::Decoder;
 use serde_json::{Map, Value};
 
 use super::bad_row::{BadRow, NOT_TEXT, SkippedRows, StageError, shown};
-use super::input::Input;
+use super::input::StagingInput;
 use super::json_records::{JsonRecord, JsonRecords};
-use super::kind::{Kind, KindOrigin, Kinds, is_text};
-use super::parquet_file::{ParquetFile, StagedNote};
+use super::kind::{ColumnKind, ColumnKinds, KindOrigin, is_text};
+use super::parquet_file::{ParquetFileWriter, StagedNote};
 use crate::config::FilesSpec;
 
 /// Bytes of the first rows, whose values decide what is tried.
@@ -25,17 +25,23 @@ const FIRST_BEYOND_INTEGERS: f64 = 9_223_372_036_854_775_808.0;
 const PIECE_BYTES: usize = 4_000_000;
 const PIECE_ROWS: usize = 8_192;
 
-/// An object of a file, with its line and its size in bytes.
-type JsonRow = (u64, Map<String, Value>, usize);
+/// An object of a file.
+struct JsonRow {
+    /// Line on which it begins, from 1.
+    line: u64,
+    object: Map<String, Value>,
+    /// Size in the file.
+    bytes: usize,
+}
 
 /// Stages a file into `to`. Returns what it holds.
 ///
 /// # Errors
 /// When the file cannot be read, or a bad row stops it.
 pub(super) fn stage(
-    input: Input<'_>,
+    input: StagingInput<'_>,
     spec: &FilesSpec,
-    known: &Kinds,
+    known: &ColumnKinds,
     skipped: &mut SkippedRows,
     to: &File,
 ) -> Result<StagedNote, StageError> {
@@ -55,7 +61,7 @@ pub(super) fn stage(
 
 /// Reads a file once. Returns whether all values were of the kinds that were tried.
 fn pass(
-    input: Input<'_>,
+    input: StagingInput<'_>,
     columns: &mut JsonColumns<'_>,
     needs_sample: bool,
     skipped: &mut SkippedRows,
@@ -65,39 +71,37 @@ fn pass(
     let mut sample = Vec::new();
     let mut bytes = 0;
     while needs_sample && bytes < SAMPLE_BYTES {
-        let Some((line, row, size)) = next(&mut records, skipped)? else { break };
-        bytes += size;
-        columns.infer(&row);
-        sample.push((line, row));
+        let Some(row) = next(&mut records, skipped)? else { break };
+        bytes += row.bytes;
+        columns.infer(&row.object);
+        sample.push(row);
     }
     let schema = Arc::new(columns.schema());
-    let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(&schema))?;
+    let mut file = ParquetFileWriter::new(to.try_clone()?, Arc::clone(&schema))?;
     let mut decoder = ReaderBuilder::new(Arc::clone(&schema)).with_batch_size(PIECE_ROWS).build_decoder()?;
     let mut sample = sample.into_iter();
     let (mut piece, mut piece_bytes) = (Vec::new(), 0);
     let mut is_whole = true;
     let mut has_rows = false;
     loop {
-        let (line, row, size) = match sample.next() {
-            Some((line, row)) => (line, row, PIECE_BYTES / PIECE_ROWS),
-            None => match next(&mut records, skipped)? {
-                Some(next) => next,
-                None => break,
-            },
+        let next_row = match sample.next() {
+            Some(row) => Some(row),
+            None => next(&mut records, skipped)?,
         };
+        let Some(JsonRow { line, object, bytes }) = next_row else { break };
         if !is_whole {
-            columns.infer(&row);
+            columns.infer(&object);
             continue;
         }
-        if columns.infer(&row) {
+        if columns.infer(&object) {
             is_whole = false;
             continue;
         }
-        match columns.conform(row) {
+        match columns.conform(object) {
             Ok(row) => {
                 has_rows = true;
                 piece.push(row);
-                piece_bytes += size;
+                piece_bytes += bytes;
             }
             Err((column, reason)) => skipped.skip(BadRow { line, column: Some(column), reason })?,
         }
@@ -119,7 +123,7 @@ fn pass(
 fn write(
     decoder: &mut Decoder,
     piece: &mut Vec<Map<String, Value>>,
-    file: &mut ParquetFile,
+    file: &mut ParquetFileWriter,
 ) -> Result<(), StageError> {
     decoder.serialize(piece)?;
     piece.clear();
@@ -140,10 +144,10 @@ fn next<R: BufRead>(
         let bad = match serde_json::from_slice::<Value>(text) {
             Ok(value) if has_lost_digits(&value) => match serde_json::from_slice(&with_quoted_integers(text))
             {
-                Ok(Value::Object(row)) => return Ok(Some((line, row, size))),
+                Ok(Value::Object(object)) => return Ok(Some(JsonRow { line, object, bytes: size })),
                 _ => BadRow { line, column: None, reason: "it is no object".into() },
             },
-            Ok(Value::Object(row)) => return Ok(Some((line, row, size))),
+            Ok(Value::Object(object)) => return Ok(Some(JsonRow { line, object, bytes: size })),
             Ok(_) => BadRow { line, column: None, reason: "it is no object".into() },
             Err(_) if std::str::from_utf8(text).is_err() => {
                 BadRow { line, column: None, reason: NOT_TEXT.to_owned() }
@@ -207,23 +211,25 @@ fn with_quoted_integers(text: &[u8]) -> Vec<u8> {
 /// The columns of a file that were met so far.
 struct JsonColumns<'a> {
     spec: &'a FilesSpec,
-    known: &'a Kinds,
+    known: &'a ColumnKinds,
     /// Names in the order in which they were met.
     order: Vec<String>,
-    /// Kinds of the columns that neither the job nor earlier files decide.
-    inferred: Kinds,
+    /// ColumnKinds of the columns that neither the job nor earlier files decide.
+    inferred: ColumnKinds,
 }
 
 impl JsonColumns<'_> {
-    fn kind(&self, name: &str) -> (KindOrigin, Kind) {
+    fn kind(&self, name: &str) -> (KindOrigin, ColumnKind) {
         match (self.spec.schema.get(name), self.known.get(name)) {
-            (Some(declared), _) => (KindOrigin::Declared, Kind::from(*declared)),
+            (Some(declared), _) => (KindOrigin::Declared, ColumnKind::from(*declared)),
             (None, Some(known)) => (KindOrigin::Known, known.clone()),
-            (None, None) => (KindOrigin::Inferred, self.inferred.get(name).cloned().unwrap_or(Kind::Null)),
+            (None, None) => {
+                (KindOrigin::Inferred, self.inferred.get(name).cloned().unwrap_or(ColumnKind::Null))
+            }
         }
     }
 
-    fn kinds(&self) -> Vec<(String, Kind)> {
+    fn kinds(&self) -> Vec<(String, ColumnKind)> {
         self.order.iter().map(|name| (name.clone(), self.kind(name).1)).collect()
     }
 
@@ -250,9 +256,9 @@ impl JsonColumns<'_> {
                 has_changed = true;
                 continue;
             };
-            if *kind != Kind::Text {
+            if *kind != ColumnKind::Text {
                 let before = kind.data_type();
-                *kind = std::mem::replace(kind, Kind::Null).join(kind_of(value));
+                *kind = std::mem::replace(kind, ColumnKind::Null).join(kind_of(value));
                 has_changed |= kind.data_type() != before;
             }
         }
@@ -289,44 +295,46 @@ impl JsonColumns<'_> {
 }
 
 /// Returns the narrowest kind of a value. Strings are text, whatever they look like: JSON has types of its own.
-fn kind_of(value: &Value) -> Kind {
+fn kind_of(value: &Value) -> ColumnKind {
     match value {
-        Value::Null => Kind::Null,
-        Value::Bool(_) => Kind::Bool,
+        Value::Null => ColumnKind::Null,
+        Value::Bool(_) => ColumnKind::Bool,
         Value::Number(number) => match number.as_i64() {
-            Some(number) => Kind::of_int(number),
-            None if number.is_u64() => Kind::Text,
-            None => Kind::Float,
+            Some(number) => ColumnKind::of_int(number),
+            None if number.is_u64() => ColumnKind::Text,
+            None => ColumnKind::Float,
         },
-        Value::String(_) => Kind::Text,
-        Value::Array(items) => Kind::List(Box::new(items.iter().map(kind_of).fold(Kind::Null, Kind::join))),
+        Value::String(_) => ColumnKind::Text,
+        Value::Array(items) => {
+            ColumnKind::List(Box::new(items.iter().map(kind_of).fold(ColumnKind::Null, ColumnKind::join)))
+        }
         Value::Object(fields) => {
-            Kind::Struct(fields.iter().map(|(name, value)| (name.clone(), kind_of(value))).collect())
+            ColumnKind::Struct(fields.iter().map(|(name, value)| (name.clone(), kind_of(value))).collect())
         }
     }
 }
 
 /// Brings a value into the type of its column; `None` if it does not fit.
-fn conform(value: Value, kind: &Kind, origin: KindOrigin) -> Option<Value> {
+fn conform(value: Value, kind: &ColumnKind, origin: KindOrigin) -> Option<Value> {
     match (kind, value) {
         (_, Value::Null) => Some(Value::Null),
-        (Kind::Text | Kind::Null, Value::String(text)) => Some(Value::String(text)),
-        (Kind::Text | Kind::Null, other) => Some(Value::String(other.to_string())),
-        (Kind::Struct(fields), other) if is_text(fields) => Some(Value::String(other.to_string())),
-        (Kind::Bool, value @ Value::Bool(_)) => Some(value),
-        (Kind::Int | Kind::LongInt, Value::Number(number)) => {
+        (ColumnKind::Text | ColumnKind::Null, Value::String(text)) => Some(Value::String(text)),
+        (ColumnKind::Text | ColumnKind::Null, other) => Some(Value::String(other.to_string())),
+        (ColumnKind::Struct(fields), other) if is_text(fields) => Some(Value::String(other.to_string())),
+        (ColumnKind::Bool, value @ Value::Bool(_)) => Some(value),
+        (ColumnKind::Int | ColumnKind::LongInt, Value::Number(number)) => {
             number.is_i64().then_some(Value::Number(number))
         }
-        (Kind::Float, Value::Number(number)) => {
-            let is_exact =
-                number.is_f64() || number.as_i64().is_some_and(|number| Kind::of_int(number) == Kind::Int);
+        (ColumnKind::Float, Value::Number(number)) => {
+            let is_exact = number.is_f64()
+                || number.as_i64().is_some_and(|number| ColumnKind::of_int(number) == ColumnKind::Int);
             (is_exact || origin == KindOrigin::Declared).then_some(Value::Number(number))
         }
-        (Kind::List(item), Value::Array(items)) => {
+        (ColumnKind::List(item), Value::Array(items)) => {
             let items = items.into_iter().map(|value| conform(value, item, origin));
             Some(Value::Array(items.collect::<Option<Vec<_>>>()?))
         }
-        (Kind::Struct(fields), Value::Object(values)) => {
+        (ColumnKind::Struct(fields), Value::Object(values)) => {
             let values = values.into_iter().map(|(name, value)| {
                 let (_, kind) = fields.iter().find(|(known, _)| *known == name)?;
                 Some((name, conform(value, kind, origin)?))

@@ -1,4 +1,4 @@
-//! Kinds of values in text files: which kind a value is of, and which holds the values of two.
+//! ColumnKinds of values in text files: which kind a value is of, and which holds the values of two.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -17,7 +17,7 @@ const MAX_DIGITS: usize = 17;
 /// What the values of a column are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(in crate::source) enum Kind {
+pub(in crate::source) enum ColumnKind {
     /// No value yet.
     Null,
     Bool,
@@ -30,13 +30,13 @@ pub(in crate::source) enum Kind {
     Timestamp,
     TimestampNtz,
     Text,
-    List(Box<Kind>),
+    List(Box<ColumnKind>),
     /// Fields in the order in which they were met.
-    Struct(Vec<(String, Kind)>),
+    Struct(Vec<(String, ColumnKind)>),
 }
 
-/// Kinds of columns by name.
-pub(in crate::source) type Kinds = BTreeMap<String, Kind>;
+/// ColumnKinds of columns by name.
+pub(in crate::source) type ColumnKinds = BTreeMap<String, ColumnKind>;
 
 /// A value of a text cell.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,34 +61,34 @@ pub(super) enum KindOrigin {
     Inferred,
 }
 
-impl From<ColumnType> for Kind {
+impl From<ColumnType> for ColumnKind {
     fn from(declared: ColumnType) -> Self {
         match declared {
-            ColumnType::String => Kind::Text,
-            ColumnType::Int => Kind::LongInt,
-            ColumnType::Float => Kind::Float,
-            ColumnType::Bool => Kind::Bool,
-            ColumnType::Date => Kind::Date,
-            ColumnType::Timestamp => Kind::Timestamp,
-            ColumnType::TimestampNtz => Kind::TimestampNtz,
+            ColumnType::String => ColumnKind::Text,
+            ColumnType::Int => ColumnKind::LongInt,
+            ColumnType::Float => ColumnKind::Float,
+            ColumnType::Bool => ColumnKind::Bool,
+            ColumnType::Date => ColumnKind::Date,
+            ColumnType::Timestamp => ColumnKind::Timestamp,
+            ColumnType::TimestampNtz => ColumnKind::TimestampNtz,
         }
     }
 }
 
-impl Kind {
+impl ColumnKind {
     /// Returns the type of a column of this kind. A column without a value is text.
     pub(super) fn data_type(&self) -> DataType {
         match self {
-            Kind::Null | Kind::Text => DataType::Utf8,
-            Kind::Bool => DataType::Boolean,
-            Kind::Int | Kind::LongInt => DataType::Int64,
-            Kind::Float => DataType::Float64,
-            Kind::Date => DataType::Date32,
-            Kind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            Kind::TimestampNtz => DataType::Timestamp(TimeUnit::Microsecond, None),
-            Kind::List(item) => DataType::List(Arc::new(Field::new("item", item.data_type(), true))),
-            Kind::Struct(fields) if is_text(fields) => DataType::Utf8,
-            Kind::Struct(fields) => DataType::Struct(
+            ColumnKind::Null | ColumnKind::Text => DataType::Utf8,
+            ColumnKind::Bool => DataType::Boolean,
+            ColumnKind::Int | ColumnKind::LongInt => DataType::Int64,
+            ColumnKind::Float => DataType::Float64,
+            ColumnKind::Date => DataType::Date32,
+            ColumnKind::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            ColumnKind::TimestampNtz => DataType::Timestamp(TimeUnit::Microsecond, None),
+            ColumnKind::List(item) => DataType::List(Arc::new(Field::new("item", item.data_type(), true))),
+            ColumnKind::Struct(fields) if is_text(fields) => DataType::Utf8,
+            ColumnKind::Struct(fields) => DataType::Struct(
                 fields
                     .iter()
                     .map(|(name, kind)| Field::new(name, kind.data_type(), true))
@@ -100,37 +100,39 @@ impl Kind {
     /// Returns a description for messages.
     pub(super) fn what(&self) -> &'static str {
         match self {
-            Kind::Null | Kind::Text => "text",
-            Kind::Bool => "true or false",
-            Kind::Int | Kind::LongInt => "a whole number of 64 bits",
-            Kind::Float => "a number that 64 bits hold",
-            Kind::Date => "a day like 2026-05-01",
-            Kind::Timestamp => "a time with its zone, like 2026-05-01T08:00:00Z",
-            Kind::TimestampNtz => "a time without a zone, like 2026-05-01T08:00:00",
-            Kind::List(_) => "a list of the values that it had",
-            Kind::Struct(_) => "an object of the fields that it had",
+            ColumnKind::Null | ColumnKind::Text => "text",
+            ColumnKind::Bool => "true or false",
+            ColumnKind::Int | ColumnKind::LongInt => "a whole number of 64 bits",
+            ColumnKind::Float => "a number that 64 bits hold",
+            ColumnKind::Date => "a day like 2026-05-01",
+            ColumnKind::Timestamp => "a time with its zone, like 2026-05-01T08:00:00Z",
+            ColumnKind::TimestampNtz => "a time without a zone, like 2026-05-01T08:00:00",
+            ColumnKind::List(_) => "a list of the values that it had",
+            ColumnKind::Struct(_) => "an object of the fields that it had",
         }
     }
 
     /// Returns the kind that holds the values of both: text, if no narrower one does.
     #[must_use]
-    pub(super) fn join(self, other: Kind) -> Kind {
+    pub(super) fn join(self, other: ColumnKind) -> ColumnKind {
         match (self, other) {
-            (Kind::Null, kind) | (kind, Kind::Null) => kind,
-            (Kind::Int, Kind::LongInt) | (Kind::LongInt, Kind::Int) => Kind::LongInt,
-            (Kind::Int, Kind::Float) | (Kind::Float, Kind::Int) => Kind::Float,
-            (Kind::List(a), Kind::List(b)) => Kind::List(Box::new(a.join(*b))),
-            (Kind::Struct(mut fields), Kind::Struct(others)) => {
+            (ColumnKind::Null, kind) | (kind, ColumnKind::Null) => kind,
+            (ColumnKind::Int, ColumnKind::LongInt) | (ColumnKind::LongInt, ColumnKind::Int) => {
+                ColumnKind::LongInt
+            }
+            (ColumnKind::Int, ColumnKind::Float) | (ColumnKind::Float, ColumnKind::Int) => ColumnKind::Float,
+            (ColumnKind::List(a), ColumnKind::List(b)) => ColumnKind::List(Box::new(a.join(*b))),
+            (ColumnKind::Struct(mut fields), ColumnKind::Struct(others)) => {
                 for (name, kind) in others {
                     match fields.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, known)) => *known = std::mem::replace(known, Kind::Null).join(kind),
+                        Some((_, known)) => *known = std::mem::replace(known, ColumnKind::Null).join(kind),
                         None => fields.push((name, kind)),
                     }
                 }
-                Kind::Struct(fields)
+                ColumnKind::Struct(fields)
             }
             (a, b) if a == b => a,
-            _ => Kind::Text,
+            _ => ColumnKind::Text,
         }
     }
 
@@ -146,65 +148,67 @@ impl Kind {
             return Some(cell);
         }
         match self {
-            Kind::Text => Some(CellValue::Text),
-            Kind::Int | Kind::LongInt => int(trimmed).map(CellValue::Int),
-            Kind::Float => match int(trimmed) {
+            ColumnKind::Text => Some(CellValue::Text),
+            ColumnKind::Int | ColumnKind::LongInt => int(trimmed).map(CellValue::Int),
+            ColumnKind::Float => match int(trimmed) {
                 #[expect(clippy::cast_precision_loss, reason = "a double holds it exactly")]
                 Some(number) if number.unsigned_abs() <= MAX_EXACT => Some(CellValue::Float(number as f64)),
                 Some(_) => None,
                 None => float(trimmed).map(CellValue::Float),
             },
-            Kind::Bool => boolean(trimmed).map(CellValue::Bool),
-            Kind::Date => date(trimmed).map(CellValue::Date),
-            Kind::Timestamp | Kind::TimestampNtz => match (time(trimmed)?, self) {
-                (cell @ CellValue::Timestamp(_), Kind::Timestamp)
-                | (cell @ CellValue::TimestampNtz(_), Kind::TimestampNtz) => Some(cell),
+            ColumnKind::Bool => boolean(trimmed).map(CellValue::Bool),
+            ColumnKind::Date => date(trimmed).map(CellValue::Date),
+            ColumnKind::Timestamp | ColumnKind::TimestampNtz => match (time(trimmed)?, self) {
+                (cell @ CellValue::Timestamp(_), ColumnKind::Timestamp)
+                | (cell @ CellValue::TimestampNtz(_), ColumnKind::TimestampNtz) => Some(cell),
                 _ => None,
             },
-            Kind::Null | Kind::List(_) | Kind::Struct(_) => None,
+            ColumnKind::Null | ColumnKind::List(_) | ColumnKind::Struct(_) => None,
         }
     }
 
     /// Reads a cell of a column whose type the job states: also numbers that begin with zeros or a plus sign.
     fn read_declared(&self, text: &str) -> Option<CellValue> {
         match self {
-            Kind::LongInt => text.parse().ok().map(CellValue::Int),
-            Kind::Float => text.parse().ok().filter(|number: &f64| number.is_finite()).map(CellValue::Float),
-            Kind::Bool if text == "1" => Some(CellValue::Bool(true)),
-            Kind::Bool if text == "0" => Some(CellValue::Bool(false)),
+            ColumnKind::LongInt => text.parse().ok().map(CellValue::Int),
+            ColumnKind::Float => {
+                text.parse().ok().filter(|number: &f64| number.is_finite()).map(CellValue::Float)
+            }
+            ColumnKind::Bool if text == "1" => Some(CellValue::Bool(true)),
+            ColumnKind::Bool if text == "0" => Some(CellValue::Bool(false)),
             _ => None,
         }
     }
 
     /// Returns the narrowest kind of a cell's text.
-    pub(super) fn of(text: &str) -> Kind {
+    pub(super) fn of(text: &str) -> ColumnKind {
         let text = text.trim_ascii();
         match text.as_bytes().first() {
-            None => Kind::Null,
+            None => ColumnKind::Null,
             Some(b'0'..=b'9' | b'-' | b'.') => match int(text) {
-                Some(number) => Kind::of_int(number),
-                None if float(text).is_some() => Kind::Float,
-                None if date(text).is_some() => Kind::Date,
+                Some(number) => ColumnKind::of_int(number),
+                None if float(text).is_some() => ColumnKind::Float,
+                None if date(text).is_some() => ColumnKind::Date,
                 None => match time(text) {
-                    Some(CellValue::Timestamp(_)) => Kind::Timestamp,
-                    Some(_) => Kind::TimestampNtz,
-                    None => Kind::Text,
+                    Some(CellValue::Timestamp(_)) => ColumnKind::Timestamp,
+                    Some(_) => ColumnKind::TimestampNtz,
+                    None => ColumnKind::Text,
                 },
             },
-            Some(b't' | b'T' | b'f' | b'F') if boolean(text).is_some() => Kind::Bool,
-            Some(_) => Kind::Text,
+            Some(b't' | b'T' | b'f' | b'F') if boolean(text).is_some() => ColumnKind::Bool,
+            Some(_) => ColumnKind::Text,
         }
     }
 
     /// Returns the kind of a whole number.
-    pub(super) fn of_int(number: i64) -> Kind {
-        if number.unsigned_abs() <= MAX_EXACT { Kind::Int } else { Kind::LongInt }
+    pub(super) fn of_int(number: i64) -> ColumnKind {
+        if number.unsigned_abs() <= MAX_EXACT { ColumnKind::Int } else { ColumnKind::LongInt }
     }
 }
 
 /// Whether an object of these fields is carried as text: Parquet has no structs without fields, and Delta none in which
 /// names differ in nothing but capital letters.
-pub(super) fn is_text(fields: &[(String, Kind)]) -> bool {
+pub(super) fn is_text(fields: &[(String, ColumnKind)]) -> bool {
     let names: HashSet<String> = fields.iter().map(|(name, _)| name.to_lowercase()).collect();
     fields.is_empty() || names.len() < fields.len()
 }
@@ -305,68 +309,68 @@ mod tests {
     #[test]
     fn a_text_has_the_narrowest_kind_that_gives_it_back() {
         for (text, kind) in [
-            ("", Kind::Null),
-            (" ", Kind::Null),
-            ("0", Kind::Int),
-            ("-12", Kind::Int),
-            (" 7", Kind::Int),
-            ("9007199254740993", Kind::LongInt),
-            ("9223372036854775808", Kind::Text),
-            ("007", Kind::Text),
-            ("-0", Kind::Text),
-            ("+1", Kind::Text),
-            ("1.50", Kind::Float),
-            (".5", Kind::Float),
-            ("1e3", Kind::Float),
-            ("00.5", Kind::Text),
-            ("0.12345678901234567890", Kind::Text),
-            ("1.2.3", Kind::Text),
-            ("e", Kind::Text),
-            ("1e", Kind::Text),
-            ("1e999", Kind::Text),
-            ("TRUE", Kind::Bool),
-            ("NaN", Kind::Text),
-            ("2026-05-01", Kind::Date),
-            ("2026-02-30", Kind::Text),
-            ("01.05.2026", Kind::Text),
-            ("2026-05-01 08:00", Kind::TimestampNtz),
-            ("2026-05-01T08:00:00.123456", Kind::TimestampNtz),
-            ("2026-05-01T08:00:00.1234567", Kind::Text),
-            ("2026-05-01T08:00:00+02:00", Kind::Timestamp),
-            ("2026-05-01T24:00:00Z", Kind::Text),
-            ("ünïcödé 1", Kind::Text),
-            ("2026-05-0é 08:00", Kind::Text),
+            ("", ColumnKind::Null),
+            (" ", ColumnKind::Null),
+            ("0", ColumnKind::Int),
+            ("-12", ColumnKind::Int),
+            (" 7", ColumnKind::Int),
+            ("9007199254740993", ColumnKind::LongInt),
+            ("9223372036854775808", ColumnKind::Text),
+            ("007", ColumnKind::Text),
+            ("-0", ColumnKind::Text),
+            ("+1", ColumnKind::Text),
+            ("1.50", ColumnKind::Float),
+            (".5", ColumnKind::Float),
+            ("1e3", ColumnKind::Float),
+            ("00.5", ColumnKind::Text),
+            ("0.12345678901234567890", ColumnKind::Text),
+            ("1.2.3", ColumnKind::Text),
+            ("e", ColumnKind::Text),
+            ("1e", ColumnKind::Text),
+            ("1e999", ColumnKind::Text),
+            ("TRUE", ColumnKind::Bool),
+            ("NaN", ColumnKind::Text),
+            ("2026-05-01", ColumnKind::Date),
+            ("2026-02-30", ColumnKind::Text),
+            ("01.05.2026", ColumnKind::Text),
+            ("2026-05-01 08:00", ColumnKind::TimestampNtz),
+            ("2026-05-01T08:00:00.123456", ColumnKind::TimestampNtz),
+            ("2026-05-01T08:00:00.1234567", ColumnKind::Text),
+            ("2026-05-01T08:00:00+02:00", ColumnKind::Timestamp),
+            ("2026-05-01T24:00:00Z", ColumnKind::Text),
+            ("ünïcödé 1", ColumnKind::Text),
+            ("2026-05-0é 08:00", ColumnKind::Text),
         ] {
-            assert_eq!(Kind::of(text), kind, "{text:?}");
-            if kind != Kind::Null {
+            assert_eq!(ColumnKind::of(text), kind, "{text:?}");
+            if kind != ColumnKind::Null {
                 assert!(kind.read(text, KindOrigin::Known).is_some(), "{text:?} is read as what it is");
             }
         }
-        let read = |kind: Kind, text: &str| kind.read(text, KindOrigin::Known);
-        assert_eq!(read(Kind::Timestamp, "1970-01-01T01:00:00+01:00"), Some(CellValue::Timestamp(0)));
+        let read = |kind: ColumnKind, text: &str| kind.read(text, KindOrigin::Known);
+        assert_eq!(read(ColumnKind::Timestamp, "1970-01-01T01:00:00+01:00"), Some(CellValue::Timestamp(0)));
         assert_eq!(
-            read(Kind::TimestampNtz, "1970-01-02 00:00:00.5"),
+            read(ColumnKind::TimestampNtz, "1970-01-02 00:00:00.5"),
             Some(CellValue::TimestampNtz(86_400_500_000))
         );
-        assert_eq!(read(Kind::Date, "1969-12-31"), Some(CellValue::Date(-1)));
-        assert_eq!(read(Kind::Int, "007"), None, "zeros are not dropped in silence");
-        assert_eq!(Kind::LongInt.read("007", KindOrigin::Declared), Some(CellValue::Int(7)));
+        assert_eq!(read(ColumnKind::Date, "1969-12-31"), Some(CellValue::Date(-1)));
+        assert_eq!(read(ColumnKind::Int, "007"), None, "zeros are not dropped in silence");
+        assert_eq!(ColumnKind::LongInt.read("007", KindOrigin::Declared), Some(CellValue::Int(7)));
     }
 
     #[test]
     fn two_kinds_have_the_narrowest_that_holds_both() {
-        let (long, date) = (Kind::LongInt, Kind::Date);
+        let (long, date) = (ColumnKind::LongInt, ColumnKind::Date);
         for (a, b, expected) in [
-            (Kind::Null, date.clone(), date.clone()),
-            (Kind::Int, Kind::Float, Kind::Float),
-            (Kind::Int, long.clone(), long.clone()),
-            (long, Kind::Float, Kind::Text),
-            (date, Kind::TimestampNtz, Kind::Text),
-            (Kind::Timestamp, Kind::TimestampNtz, Kind::Text),
+            (ColumnKind::Null, date.clone(), date.clone()),
+            (ColumnKind::Int, ColumnKind::Float, ColumnKind::Float),
+            (ColumnKind::Int, long.clone(), long.clone()),
+            (long, ColumnKind::Float, ColumnKind::Text),
+            (date, ColumnKind::TimestampNtz, ColumnKind::Text),
+            (ColumnKind::Timestamp, ColumnKind::TimestampNtz, ColumnKind::Text),
             (
-                Kind::List(Box::new(Kind::Int)),
-                Kind::List(Box::new(Kind::Text)),
-                Kind::List(Box::new(Kind::Text)),
+                ColumnKind::List(Box::new(ColumnKind::Int)),
+                ColumnKind::List(Box::new(ColumnKind::Text)),
+                ColumnKind::List(Box::new(ColumnKind::Text)),
             ),
         ] {
             assert_eq!(a.clone().join(b.clone()), expected);

@@ -12,7 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use serde::{Deserialize, Serialize};
 
 use super::bad_row::StageError;
-use super::kind::Kind;
+use super::kind::ColumnKind;
 
 /// Key of what a staged file says about itself, in its footer.
 pub(super) const NOTE: &str = "enrich";
@@ -25,15 +25,15 @@ const PAGE_BYTES: usize = 256 * 1_024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StagedNote {
     /// The columns of a text file, and what its values are.
-    pub(super) kinds: Vec<(String, Kind)>,
+    pub(super) kinds: Vec<(String, ColumnKind)>,
     /// Number of rows that were skipped.
     pub(super) skipped: u64,
 }
 
 /// Writer of a Parquet file, in row groups of bounded size.
-pub(crate) struct ParquetFile(ArrowWriter<File>);
+pub(crate) struct ParquetFileWriter(ArrowWriter<File>);
 
-impl ParquetFile {
+impl ParquetFileWriter {
     pub(crate) fn new(file: File, schema: SchemaRef) -> Result<Self, ParquetError> {
         let properties = WriterProperties::builder()
             .set_compression(Compression::SNAPPY)
@@ -42,7 +42,7 @@ impl ParquetFile {
             .set_data_page_size_limit(PAGE_BYTES)
             .set_max_row_group_row_count(Some(GROUP_ROWS))
             .build();
-        Ok(ParquetFile(ArrowWriter::try_new(file, schema, Some(properties))?))
+        Ok(ParquetFileWriter(ArrowWriter::try_new(file, schema, Some(properties))?))
     }
 
     pub(crate) fn write(&mut self, rows: &RecordBatch) -> Result<(), ParquetError> {

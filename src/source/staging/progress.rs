@@ -38,19 +38,19 @@ impl StagingProgress {
     }
 
     /// Returns a reader of the file from its beginning on, whose bytes are counted.
-    pub(super) fn counted<R: Read>(&self, inner: R) -> CountedReader<R> {
+    pub(super) fn counted<R: Read>(&self, inner: R) -> CountingReader<R> {
         self.read.store(0, Ordering::Relaxed);
-        CountedReader { inner, read: Arc::clone(&self.read) }
+        CountingReader { inner, read: Arc::clone(&self.read) }
     }
 }
 
 /// A reader whose bytes are counted.
-pub(super) struct CountedReader<R> {
+pub(super) struct CountingReader<R> {
     inner: R,
     read: Arc<AtomicU64>,
 }
 
-impl<R: Read> Read for CountedReader<R> {
+impl<R: Read> Read for CountingReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.inner.read(buffer)?;
         self.read.fetch_add(read as u64, Ordering::Relaxed);

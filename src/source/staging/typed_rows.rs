@@ -15,9 +15,9 @@ use bytes::Bytes;
 use parquet::file::reader::{ChunkReader, Length};
 
 use super::bad_row::StageError;
-use super::carried_types::CarriedColumns;
-use super::input::{BoundedReader, ByteAllowance, Input};
-use super::parquet_file::{ParquetFile, StagedNote};
+use super::carried_types::ColumnConversion;
+use super::input::{BoundedReader, ByteAllowance, StagingInput};
+use super::parquet_file::{ParquetFileWriter, StagedNote};
 use crate::source::file::SourceFile;
 
 /// First bytes of an Arrow IPC file ("IPC File Format" in Arrow's documentation). Zeros follow them, then the stream
@@ -37,7 +37,7 @@ const AVRO_CODECS: [&str; 4] = ["null", "deflate", "snappy", "zstandard"];
 const MAX_PIECE_BYTES: u64 = 256_000_000;
 
 /// Stages an Arrow IPC file or stream.
-pub(super) fn stage_arrow(input: Input<'_>, to: &File) -> Result<StagedNote, StageError> {
+pub(super) fn stage_arrow(input: StagingInput<'_>, to: &File) -> Result<StagedNote, StageError> {
     let file = input.file()?;
     if file.get_bytes(0, FEATHER_1.len()).is_ok_and(|start| start.as_ref() == FEATHER_1) {
         let what = "it is a Feather file of version 1; write it again as version 2, which is Arrow IPC";
@@ -103,7 +103,7 @@ fn block_of(file: &SourceFile, block: &Block) -> Result<Buffer, ArrowError> {
 }
 
 /// Stages an Avro object container file.
-pub(super) fn stage_avro(input: Input<'_>, to: &File) -> Result<StagedNote, StageError> {
+pub(super) fn stage_avro(input: StagingInput<'_>, to: &File) -> Result<StagedNote, StageError> {
     let mut bytes = input.bytes()?;
     let start = bytes.fill_buf()?;
     if let Some(codec) = avro_codec(start).filter(|codec| !AVRO_CODECS.contains(codec)) {
@@ -155,8 +155,8 @@ fn write(
     to: &File,
 ) -> Result<StagedNote, StageError> {
     (&mut &*to).rewind()?;
-    let columns = CarriedColumns::of(schema);
-    let mut file = ParquetFile::new(to.try_clone()?, Arc::clone(columns.schema()))?;
+    let columns = ColumnConversion::of(schema);
+    let mut file = ParquetFileWriter::new(to.try_clone()?, Arc::clone(columns.schema()))?;
     for rows in rows {
         file.write(&columns.carry(&rows?).map_err(StageError::File)?)?;
         allowance.renew();
